@@ -15,7 +15,7 @@ from shapely.geometry import Point, box
 from tqdm.auto import tqdm
 from .core import BadInput, S1, S2, SENSORS, beside
 from .labels import caption, harmonize
-from .tiles import TILE, band_files, band_name, named_bands, raster_size, read_bands, read_corpus, read_geotiff, to_lonlat
+from .tiles import SOURCES, TILE, band_files, band_name, corpus_about, named_bands, raster_size, read_bands, read_corpus, read_geotiff, source_of, to_lonlat
 
 # %% ../nbs/02a_catalog.ipynb #cab62ceb
 class Catalog:
@@ -64,16 +64,15 @@ class Catalog:
         return cls(gpd.GeoDataFrame(pd.concat([c.frame for c in catalogs], ignore_index=True), crs='EPSG:4326'))
 
 # %% ../nbs/02a_catalog.ipynb #0fd47691
-def _row(tile, path, key, split):
+def _row(id, sensor, path, key, split, labels, lonlat, time, source, crs, bounds):
     "What a catalog keeps about a tile."
-    ls = harmonize(tile.labels)
-    g = Point(tile.lonlat)
-    if tile.bounds and tile.crs:
-        l, b, r, t = tile.bounds
-        xs, ys = to_lonlat([l, r], [b, t], tile.crs)
-        if max(map(abs, xs)) <= 180: g = box(min(xs), min(ys), max(xs), max(ys))
-    return dict(id=tile.id, sensor=tile.sensor.key, path=str(path), key=key, source=tile.source, split=split, lon=tile.lonlat[0], lat=tile.lonlat[1],
-                time=tile.time, raw_labels=list(tile.labels), labels=list(ls), caption=caption(ls), geometry=g)
+    ls, g = harmonize(labels), Point(lonlat)
+    if bounds and crs:
+        l, b, r, t = bounds
+        xs, ys = to_lonlat([l, r], [b, t], crs)
+        g = box(min(xs), min(ys), max(xs), max(ys))
+    return dict(id=id, sensor=sensor.key, path=str(path), key=key, source=source, split=split, lon=lonlat[0], lat=lonlat[1],
+                time=time, raw_labels=list(labels), labels=list(ls), caption=caption(ls), geometry=g)
 
 def to_catalog(
     rows:list      # of dictionaries as `_row` makes them
@@ -90,7 +89,7 @@ def corpus_catalog(
     path = Path(folder)/'crisislandmark.h5'
     if not (meta := path.with_name('metadata.parquet')).exists(): raise BadInput(f'{meta} is not there; the corpus needs it beside its HDF5 files')
     m = pd.read_parquet(meta)
-    return to_catalog([_row(read_corpus(path, k), path, k, s) for k, s in tqdm(zip(m.key, m.split), total=len(m), desc='catalog', disable=not progress)])
+    return to_catalog([_row(k, SOURCES[source_of(k)], path, k, s, **corpus_about(path, k)) for k, s in tqdm(zip(m.key, m.split), total=len(m), desc='catalog', disable=not progress)])
 
 # %% ../nbs/02a_catalog.ipynb #718e5a68
 def _sensor_in(path):
@@ -126,7 +125,7 @@ def scan(
                 t = read_bands(band_files(p), at) if p.is_dir() else read_geotiff(p, None if any(named_bands(p)) else _sensor_in(p.relative_to(root.parent)), at)
                 if rel in named: t.labels = tuple(str(named[rel]).split(';'))
                 t.id, t.source = f'{rel}@{at[0]},{at[1]}' if len(_corners(first)) > 1 else rel, t.source or source or root.name
-                rows.append(_row(t, p, f'{at[0]},{at[1]}', split))
+                rows.append(_row(t.id, t.sensor, p, f'{at[0]},{at[1]}', split, t.labels, t.lonlat, t.time, t.source, t.crs, t.bounds))
         except (BadInput, StopIteration) as e: left.append((str(p), str(e) or 'holds neither B02 nor VV'))
     return to_catalog(rows), left
 

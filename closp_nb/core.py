@@ -102,7 +102,7 @@ def sensor(
 # %% ../nbs/00_core.ipynb #6b559017
 def _believable(s, x):
     "Refuse pixels that cannot be in the sensor's unit, naming the likely cause."
-    lo, hi = np.nanpercentile(x, [1, 99])
+    lo, hi = np.nanpercentile(x[:, ::4, ::4], [1, 99])          # a sixteenth of the pixels says as much, and this runs for every tile
     if s.plausible[0] <= lo and hi <= s.plausible[1]: return
     hint = (f'divide by {s.stored_scale:.0f}' if s.stored_scale > 1 and hi > s.plausible[1]
             else 'convert linear power with 10*log10(power)' if s.unit == 'dB' else 'check the offset and the nodata value')

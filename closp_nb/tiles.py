@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TILE', 'SOURCES', 'product_offset', 'to_unit', 'band_name', 'to_lonlat', 'from_lonlat', 'read_geotiff', 'read_bands',
            'named_bands', 'raster_size', 'band_files', 'write_geotiff', 'source_of', 'write_corpus', 'close_corpora',
-           'read_corpus']
+           'corpus_about', 'read_corpus']
 
 # %% ../nbs/02_tiles.ipynb #27e986f3
 import json, os, re
@@ -37,7 +37,7 @@ def to_unit(
     "Bring stored numbers to the unit of their sensor."
     x, notes = x.astype('float32'), []
     if s.unit == 'reflectance':
-        if np.nanpercentile(x, 50) > 2:                    # nothing reflects twice what it gets: these are stored numbers
+        if np.nanmedian(x[:, ::4, ::4]) > 2:                    # nothing reflects twice what it gets: these are stored numbers
             x = (x-offset)/s.stored_scale
             notes.append(f'divided by {s.stored_scale:.0f}' + (f' after removing the offset of {offset:.0f}' if offset else ''))
     elif np.nanmin(x) >= 0 and np.nanmax(x) > 0:           # decibels over a whole tile are never all positive; powers are
@@ -232,21 +232,33 @@ def close_corpora():
     "Close all open HDF5 files of this process, so that their folder can be moved or removed."
     for k in list(_handles): _handles.pop(k).close()
 
+def _group(path, key):
+    "A tile's group, its place and its words; raises `BadInput`."
+    h5 = _h5(path)
+    try:
+        g = h5[key]
+        xy = g['coords'][:].astype(float)
+    except (KeyError, OSError) as e:
+        raise BadInput(f"{path} has no tile '{key}', or the shard that holds it is missing or broken; fetch the shard again") from e
+    crs = f"EPSG:{int(g.attrs['crs'])}"
+    (x0, x1), (y0, y1) = xy[0, 0, [0, -1]], xy[1, [0, -1], 0]
+    half = abs(x1-x0)/(xy.shape[-1]-1)/2                     # coordinates are of pixel centres
+    return g, dict(labels=tuple(g.attrs['labels']), lonlat=to_lonlat((x0+x1)/2, (y0+y1)/2, crs), time=str(g.attrs.get('timestamp', '')),
+                   source=h5.attrs.get('origin', '') or source_of(key), crs=crs, bounds=(min(x0, x1)-half, min(y0, y1)-half, max(x0, x1)+half, max(y0, y1)+half))
+
+def corpus_about(
+    path,      # of crisislandmark.h5
+    key:str    # of the tile
+)->dict:       # labels, lonlat, time, source, crs, bounds; raises `BadInput`
+    "What the corpus says about a tile, without its pixels."
+    return _group(path, key)[1]
+
 def read_corpus(
     path,      # of crisislandmark.h5
     key:str    # of the tile
 )->Tile:       # raises `BadInput`: missing or broken file, unknown key
     "Read one tile of the HDF5 corpus."
-    h5 = _h5(path)
-    try: g = h5[key]
-    except (KeyError, OSError) as e:
-        raise BadInput(f"{path} has no tile '{key}', or the shard that holds it is missing or broken; fetch the shard again") from e
-    s = SOURCES[source_of(key)]
-    try: img, xy = g['image'][:], g['coords'][:].astype(float)
+    g, about = _group(path, key)
+    try: x, notes = to_unit(g['image'][:], s := SOURCES[source_of(key)])
     except OSError as e: raise BadInput(f"{path}: tile '{key}' is damaged; fetch its shard again") from e
-    crs = f"EPSG:{int(g.attrs['crs'])}"
-    (x0, x1), (y0, y1) = xy[0, 0, [0, -1]], xy[1, [0, -1], 0]
-    half = abs(x1-x0)/(img.shape[-1]-1)/2                    # coordinates are of pixel centres
-    x, notes = to_unit(img, s)
-    return Tile(key, s, x, tuple(g.attrs['labels']), to_lonlat((x0+x1)/2, (y0+y1)/2, crs), str(g.attrs.get('timestamp', '')),
-                h5.attrs.get('origin', '') or source_of(key), crs, (min(x0, x1)-half, min(y0, y1)-half, max(x0, x1)+half, max(y0, y1)+half), notes)
+    return Tile(key, s, x, notes=notes, **about)

@@ -6,7 +6,9 @@
 __all__ = ['REGIONS', 'measured', 'surface_spectra', 'signatures', 'make_tile', 'build_world']
 
 # %% ../nbs/03_world.ipynb #349ff8b3
-from functools import lru_cache
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from importlib.resources import files
 import numpy as np
 import pandas as pd
@@ -103,13 +105,13 @@ def _field(rng, slope=3.5):
     return np.rot90(z[::-1] if rng.random() < .5 else z, rng.integers(4))
 
 def _parcels(rng, size):
-    "A tilted grid of fields or blocks: one random number in -1..1 for each, (120, 120)."
+    "A tilted grid of fields or blocks, two random numbers in -1..1 for each: (2, 120, 120)."
     a = rng.random()*np.pi
     y, x = np.mgrid[:TILE, :TILE]
     w, h = size*rng.uniform(.7, 1.6, 2)
     i = np.floor((x*np.cos(a)+y*np.sin(a))/w).astype(int) % 64
     j = np.floor((y*np.cos(a)-x*np.sin(a))/h).astype(int) % 64
-    return rng.uniform(-1, 1, (64, 64)).astype('float32')[i, j]
+    return rng.uniform(-1, 1, (2, 64, 64)).astype('float32')[:, i, j]
 
 # %% ../nbs/03_world.ipynb #c2385a7f
 def _cover(rng, weights):
@@ -133,45 +135,45 @@ def _strike(rng, crisis, cover):
         cover[burnt & (_field(rng, 1.6) > -1.2)] = i(crisis)                                    # unburnt islands stay
     elif crisis == 'earthquake damage':
         if (cover == i('built')).mean() < .3: cover[_field(rng) > -.2] = i('built')
-        cover[(cover == i('built')) & (_parcels(rng, 6) + .6*z > rng.uniform(-.3, .5))] = i(crisis)
+        cover[(cover == i('built')) & (_parcels(rng, 6)[0] + .6*z > rng.uniform(-.3, .5))] = i(crisis)
     return cover
 
 # %% ../nbs/03_world.ipynb #b00c50bb
 _GREEN = np.isin(LABELS, ['trees', 'crops', 'shrub and scrub', 'grass', 'flooded vegetation'])
 _WL = np.array([b.wavelength for b in S2.bands])
-_ROUGH = np.array([.14, .10, .16, .09, .05, .18, .22, .12, .08, .10, .20, .26])      # texture within a class, share of its brightness
+_ROUGH = np.array([.14, .10, .16, .09, .05, .18, .22, .12, .08, .10, .20, .26], 'float32')      # texture within a class, share of its brightness
 
 def _conditions(rng, opt):
     "Today's spectra: season, and how far each class is from its usual self."
-    vigour = rng.uniform(-.3, 1.3)                               # 0 is the cold season in which the scenes were measured
+    vigour = rng.uniform(-.2, 1.2)                               # 0 is the cold season in which the scenes were measured
     x = opt*np.exp(rng.normal(0, .13, (len(opt), 1)) + rng.normal(0, .05, opt.shape))
-    x[_GREEN] *= np.where(_WL > 730, np.where(_WL < 1000, 1+.45*vigour, 1), np.where(_WL == 560, 1+.3*vigour, 1-.22*vigour))
-    return x
+    x[_GREEN] *= np.select([_WL > 1000, _WL > 730, _WL == 560], [1, 1+.8*vigour, 1+.25*vigour], 1-.4*vigour)
+    return x.astype('float32')
 
 def _optical(rng, cover, opt):
     "Surface and air as Sentinel-2 sees them: (12, 120, 120) reflectance."
-    x = np.moveaxis(_conditions(rng, opt)[cover], -1, 0)
-    fields, blocks = _parcels(rng, rng.uniform(14, 40)), _parcels(rng, rng.uniform(3, 7))
-    rough = _ROUGH[cover]*(.6*_field(rng, 1.6) + .4*rng.standard_normal(cover.shape))
-    rough = rough + np.where(cover == 1, .25*fields, 0) + np.where(np.isin(cover, [6, 11]), .3*blocks, 0)
-    green = np.where(cover == 1, .35*fields, 0)[None]*np.where((_WL > 730) & (_WL < 1000), 1, -.6)[:, None, None]
-    x = x*np.exp(np.clip(rough, -1, 1) + green)*rng.uniform(.85, 1.15)
+    x = _conditions(rng, opt).T[:, cover]
+    (bright, ripe), (blocks, _) = _parcels(rng, rng.uniform(14, 40)), _parcels(rng, rng.uniform(3, 7))
+    rough = _ROUGH[cover]*(.6*_field(rng, 1.6) + .4*rng.standard_normal(cover.shape, 'float32'))
+    rough = rough + np.where(cover == 1, .25*bright, np.where(cover == 3, .12*bright, 0)) + np.where(np.isin(cover, [6, 11]), .3*blocks, 0)
+    green = np.where(cover == 1, .45*ripe, np.where(cover == 3, .2*ripe, 0))*np.select([(_WL > 730) & (_WL < 1000), _WL == 560], [1, -.3], -.9)[:, None, None]
+    x = x*np.exp((np.clip(rough, -1, 1) + green).astype('float32'))*np.float32(rng.uniform(.85, 1.15))
     haze = min(rng.exponential(.012), .08)*(_WL/443)**-1.6
-    x = x + haze[:, None, None] + .0015*rng.standard_normal(x.shape)
+    x = x + haze.astype('float32')[:, None, None] + np.float32(.0015)*rng.standard_normal(x.shape, 'float32')
     if rng.random() < .08: x += np.clip(.35*(_field(rng, 4.5)-.3), 0, .4)*(.65-x)                # thin cloud
     for i, b in enumerate(S2.bands):
         if (k := b.resolution//10) > 1:
-            x[i] = np.kron(x[i].reshape(TILE//k, k, TILE//k, k).mean((1, 3)), np.ones((k, k)))
+            x[i] = x[i].reshape(TILE//k, k, TILE//k, k).mean((1, 3)).repeat(k, 0).repeat(k, 1)
     return np.clip(x, .0001, 1.5)
 
 # %% ../nbs/03_world.ipynb #44ab18a0
 def _radar(rng, cover, sar, spread):
     "The echo as Sentinel-1 hears it: (2, 120, 120) dB."
     shift = rng.normal(0, spread)[:, None]*np.array([1, .8]) + rng.normal(0, .4, (len(LABELS), 2))
-    db = np.moveaxis((sar+shift)[cover], -1, 0)
-    rough = 10*_ROUGH[cover]*(.4*_field(rng, 1.6) + .3*rng.standard_normal(cover.shape))
-    rough = rough + np.where(cover == 1, 1.6*_parcels(rng, rng.uniform(14, 40)), 0) + np.where(cover == 6, 2.5*_parcels(rng, rng.uniform(3, 7)), 0)
-    rough = rough + np.where(cover == 11, 4.5*rng.standard_normal(cover.shape), 0)              # rubble: strong and weak scatterers side by side
+    db = (sar+shift).T[:, cover]
+    rough = 10*_ROUGH[cover]*(.4*_field(rng, 1.6) + .3*rng.standard_normal(cover.shape, 'float32'))
+    rough = rough + np.where(cover == 1, 1.6*_parcels(rng, rng.uniform(14, 40))[0], 0) + np.where(cover == 6, 2.5*_parcels(rng, rng.uniform(3, 7))[0], 0)
+    rough = rough + np.where(cover == 11, 4.5*rng.standard_normal(cover.shape, 'float32'), 0)              # rubble: strong and weak scatterers side by side
     slope = np.linspace(-1, 1, TILE)*rng.normal(0, .4)                                          # the pulse falls steeper on one side
     looks = rng.uniform(3.5, 5.5)
     power = 10**((db+rough+slope)/10)*rng.gamma(looks, 1/looks, db.shape) + 10**-2.8
@@ -217,14 +219,17 @@ def build_world(
     seed:int=0,
     share:float=.2,       # of the tiles for training; the others are the corpus that is searched
     geotiffs:int=6,       # how many tiles are also written as GeoTIFF
+    workers:int=1,        # processes that make tiles; the result is the same
     progress:bool=True,
     force:bool=False
 ):                        # -> Catalog, read back from disk; raises `BadInput` if the folder is taken
     "Make the archive: an HDF5 corpus in the layout of CrisisLandMark and a few GeoTIFFs."
     if n < 2: raise BadInput(f'a world of {n} tiles is too small; ask for at least 2, so that each sensor has one')
-    tiles = (make_tile(i, seed) for i in tqdm(range(n), desc='world', disable=not progress))
+    make = partial(make_tile, seed=seed)
     split = lambda m: stratify([SOURCES[source_of(k)].key + caption(harmonize(l)) for k, l in zip(m.key, m.labels)], share, seed)
-    folder = write_corpus(folder, tiles, split, origin='world', force=force)
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        tiles = pool.map(make, range(n), chunksize=16) if pool else map(make, range(n))
+        folder = write_corpus(folder, tqdm(tiles, desc='world', total=n, disable=not progress), split, origin='world', force=force)
     for i in range(min(geotiffs, n)):
         t = make_tile(i, seed)
         write_geotiff(t, folder/'geotiff'/f'{t.id}.tif')

@@ -1,0 +1,228 @@
+"Dense oracles for chapter 08: plain loops, all orders of tied tiles, ir_measures, simulation, every refusal."
+import itertools, math, re, subprocess, sys, tracemalloc
+import ir_measures, numpy as np, pytest
+from hypothesis import given, settings, strategies as st
+from ir_measures import AP, P, R, nDCG
+from closp_nb import metrics
+from closp_nb.core import BadInput
+from closp_nb.metrics import (average_precision, bootstrap, exponential_gain, ndcg, paired_bootstrap, precision, random_average_precision,
+                              random_ndcg, random_precision, recall)
+
+close = lambda a, b, tol=1e-12: np.testing.assert_allclose(a, b, rtol=0, atol=tol)
+
+# --- plain loops over an untied order of tiles -----------------------------------------------------------------
+
+def loop_ndcg(gains, k):
+    dcg = sum(g/math.log2(i + 2) for i, g in enumerate(gains[:k]))
+    ideal = sum(g/math.log2(i + 2) for i, g in enumerate(sorted(gains, reverse=True)[:k]))
+    return dcg/ideal if ideal else math.nan
+
+def loop_precision(rel, k): return sum(rel[:k])/min(k, len(rel)) if any(rel) else math.nan
+def loop_recall(rel, k): return sum(rel[:k])/sum(rel) if any(rel) else math.nan
+def loop_ap(rel):
+    found, total = 0, 0.
+    for i, r in enumerate(rel):
+        if r: found += 1; total += found/(i + 1)
+    return total/found if found else math.nan
+
+def over_orders(scores, values, f):
+    "The mean of `f` over every order of the tiles that sorts the scores."
+    runs = [[i for i, s in enumerate(scores) if s == v] for v in sorted(set(scores), reverse=True)]
+    orders = [sum(o, ()) for o in itertools.product(*(itertools.permutations(r) for r in runs))]
+    return float(np.mean([f([values[i] for i in o]) for o in orders]))
+
+# --- against the loops -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('k', [1, 7, 40, 1000])
+def test_untied_runs_equal_the_loops(seed, k):
+    rng = np.random.default_rng(seed)
+    s, rel = rng.random((9, 40)), rng.integers(0, 4, (9, 40))*(rng.random((9, 40)) < .4)
+    g, w, order = exponential_gain(rel), rel > 0, np.argsort(-s, axis=1)
+    ranked = lambda x: np.take_along_axis(x, order, 1).tolist()
+    close(ndcg(s, g, k), [loop_ndcg(x, k) for x in ranked(g)])
+    close(precision(s, w, k), [loop_precision(x, k) for x in ranked(w)])
+    close(recall(s, w, k), [loop_recall(x, k) for x in ranked(w)])
+    close(average_precision(s, w), [loop_ap(x) for x in ranked(w)])
+
+tiles = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=6)
+@settings(max_examples=60, deadline=None)
+@given(tiles, st.integers(1, 8))
+def test_tied_runs_equal_the_mean_over_all_orders(pairs, k):
+    s, rel = zip(*pairs)
+    g, w = [2.**r - 1 for r in rel], [r > 0 for r in rel]
+    close(ndcg([s], [g], k)[0], over_orders(s, g, lambda x: loop_ndcg(x, k)))
+    close(precision([s], [w], k)[0], over_orders(s, w, lambda x: loop_precision(x, k)))
+    close(recall([s], [w], k)[0], over_orders(s, w, lambda x: loop_recall(x, k)))
+    close(average_precision([s], [w])[0], over_orders(s, w, loop_ap))
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.integers(1, 6), st.integers(1, 70), st.booleans())
+def test_order_of_files_scale_of_scores_and_chunks_do_not_matter(seed, n, levels, k, minus_inf):
+    rng = np.random.default_rng(seed)
+    s, g = rng.integers(0, levels, (5, n)).astype(float), rng.integers(0, 4, (5, n))
+    if minus_inf: s[s == 0] = -np.inf
+    shuffle = rng.permutation(n)
+    for f, x in ((ndcg, g), (precision, g > 0), (recall, g > 0), (lambda s, x, k: average_precision(s, x), g > 0)):
+        v = f(s, x, k)
+        close(f(s[:, shuffle], x[:, shuffle], k), v)
+        close(f(3*s + 1, x, k), v)
+        close([f(s[[i]], x[[i]], k)[0] for i in range(5)], v)
+        assert np.array_equal(np.isnan(v), ~(g > 0).any(1)) and v.dtype == np.float64
+        ok = v[~np.isnan(v)]; assert (ok >= 0).all() and (ok <= 1 + 1e-12).all()
+
+def test_heavily_tied_run_that_straddles_k_is_the_mean_of_shuffles():
+    rng = np.random.default_rng(0)
+    s, g = rng.integers(0, 4, 200), rng.integers(0, 3, 200)
+    values = []
+    for _ in range(4000):
+        o = np.lexsort((rng.random(200), -s)); values.append((loop_ndcg(g[o].tolist(), 30), loop_ap((g[o] > 0).tolist())))
+    close([ndcg(s[None], g[None], 30)[0], average_precision(s[None], g[None] > 0)[0]], np.mean(values, 0), .005)
+
+def test_small_chunks_equal_large_ones(monkeypatch):
+    rng = np.random.default_rng(1)
+    s, g = rng.integers(0, 30, (23, 17)), rng.integers(0, 3, (23, 17))
+    calls = [lambda: ndcg(s, g, 5), lambda: recall(s, g > 0, 5), lambda: average_precision(s, g > 0), lambda: random_ndcg(g, 5), lambda: np.array(bootstrap(s[0]/30))]
+    whole = [f() for f in calls]
+    for cells in (1, 17, 60):
+        monkeypatch.setattr(metrics, '_CELLS', cells)
+        for f, w in zip(calls, whole): close(f(), w)
+
+def test_extra_memory_is_less_than_a_second_matrix():
+    s = np.random.default_rng(2).random((60, 100_000), dtype='float32'); w = s > .5
+    for f in (lambda: ndcg(s, w, 1000), lambda: recall(s, w, 1000), lambda: random_average_precision(w)):
+        tracemalloc.start(); f(); peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
+        assert peak < s.nbytes
+
+def test_kinds_of_numbers():
+    s, g = [[3, 1, 2]], [[0, 1, 3]]
+    for ds, dg in itertools.product(['uint8', 'int64', 'float16', 'float32', 'float64'], repeat=2):
+        close(ndcg(np.array(s, ds), np.array(g, dg), 2), loop_ndcg([0, 3, 1], 2))
+    close(ndcg([[True, False]], [[True, False]], 1), 1)
+    assert ndcg(np.zeros((0, 3)), np.zeros((0, 3)), 2).shape == (0,)
+    before = np.array([[.5, .5, .1]]); x = before.copy(); average_precision(x, [[1, 0, 1]]); ndcg(x, [[1, 0, 1]], 2)
+    assert (x == before).all()
+
+def test_gain():
+    assert all(exponential_gain(r) == 2**r - 1 for r in range(25))
+    assert exponential_gain(np.array([[0, 2]], 'int8')).dtype == np.float32
+    close(exponential_gain([.5]), 2**.5 - 1, 1e-6)
+
+def test_no_relevant_tile_is_not_a_number_everywhere():
+    s, g = [[1, 2]], [[0, 0]]
+    for v in (ndcg(s, g, 1), precision(s, g, 1), recall(s, g, 1), average_precision(s, g), random_ndcg(g, 1), random_precision(g), random_average_precision(g)):
+        assert v.shape == (1,) and np.isnan(v).all()
+
+# --- against ir_measures ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('seed', range(3))
+def test_agrees_with_ir_measures_query_by_query(seed):
+    rng = np.random.default_rng(seed)
+    q, n, k = 8, 120, 15
+    s, rel = rng.permuted(np.tile(np.arange(n), (q, 1)), axis=1), rng.integers(0, 4, (q, n))*(rng.random((q, n)) < .2)
+    rel[:, 0] = 1
+    named = lambda m: {f'q{i}': {f't{j}': m[i, j].item() for j in range(n)} for i in range(q)}
+    ours = {nDCG@k: ndcg(s, rel, k), P@k: precision(s, rel > 0, k), R@k: recall(s, rel > 0, k), AP: average_precision(s, rel > 0)}
+    seen = 0
+    for m in ir_measures.iter_calc(list(ours), named(rel), named(s)):
+        close(ours[m.measure][int(m.query_id[1:])], m.value, 1e-6); seen += 1
+    assert seen == 4*q
+
+# --- floors ----------------------------------------------------------------------------------------------------
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 50), st.integers(1, 60))
+def test_a_constant_model_lands_on_the_floor(seed, n, k):
+    rel = np.random.default_rng(seed).integers(0, 3, (4, n)); flat = np.full((4, n), .7, 'float32')
+    close(random_ndcg(rel, k), ndcg(flat, rel, k))
+    close(random_precision(rel > 0), precision(flat, rel > 0, k))
+    close(random_average_precision(rel > 0), average_precision(flat, rel > 0))
+
+@pytest.mark.parametrize('wanted', [1, 10, 30, 40])
+def test_floors_equal_simulation(wanted):
+    rng = np.random.default_rng(wanted)
+    rel = np.zeros(40, int); rel[:wanted] = rng.integers(1, 4, wanted)
+    g, w, s = np.tile(rel, (6000, 1)), np.tile(rel > 0, (6000, 1)), rng.random((6000, 40))
+    close(random_ndcg(rel[None], 10)[0], ndcg(s, g, 10).mean(), .01)
+    close(random_precision(rel[None] > 0)[0], precision(s, w, 10).mean(), .01)
+    close(random_average_precision(rel[None] > 0)[0], average_precision(s, w).mean(), .01)
+
+def test_floor_is_the_prevalence_when_many_are_wanted():
+    w = np.arange(5000)[None] < 2000
+    close(random_ndcg(w, 1000), .4)
+    assert random_ndcg(np.arange(5000)[None] < 100, 1000)[0] > 100/5000
+
+# --- intervals -------------------------------------------------------------------------------------------------
+
+def test_bootstrap_equals_the_loop_and_is_repeatable():
+    v = np.random.default_rng(3).random(30)
+    rng = np.random.default_rng(5)
+    means = [v[rng.integers(30, size=30)].mean() for _ in range(400)]
+    mean, low, high = bootstrap(v, n=400, seed=5, level=.8)
+    close((mean, low, high), (v.mean(), *np.quantile(means, [.1, .9])))
+    assert bootstrap(v) == bootstrap(v) != bootstrap(v, seed=1)
+    assert all(type(x) is float for x in bootstrap(v))
+
+def test_bootstrap_width_is_that_of_theory():
+    v = np.random.default_rng(4).normal(0, 1, 2000)
+    _, low, high = bootstrap(v)
+    close(high - low, 2*1.96*v.std()/2000**.5, .006)
+
+def test_bootstrap_at_the_edges():
+    assert bootstrap([.3]) == (.3, .3, .3)
+    assert bootstrap([np.nan, .3, np.nan]) == (.3, .3, .3)
+    assert bootstrap([.25]*9) == (.25, .25, .25)
+    for nothing in ([], [np.nan], np.full(4, np.nan)): assert np.isnan(bootstrap(nothing)).all() and len(bootstrap(nothing)) == 3
+    assert bootstrap([.1, np.nan, .9, .4]) == bootstrap([.1, .9, .4])
+
+def test_paired_bootstrap():
+    rng = np.random.default_rng(6)
+    b = rng.random(40); a = b + .05
+    close(paired_bootstrap(a, b), (.05, .05, .05))
+    noisy = a + rng.normal(0, .02, 40)
+    assert paired_bootstrap(noisy, b)[1] > 0
+    close(paired_bootstrap(b, noisy)[0], -paired_bootstrap(noisy, b)[0])
+    b[3], noisy[5] = np.nan, np.nan
+    keep = ~np.isin(np.arange(40), [3, 5])
+    assert paired_bootstrap(noisy, b, n=100, seed=2, level=.5) == paired_bootstrap(noisy[keep], b[keep], n=100, seed=2, level=.5)
+
+# --- refusals --------------------------------------------------------------------------------------------------
+
+S, G = np.array([[.1, .2, .3], [.3, .2, .1]]), np.array([[0, 1, 3], [1, 0, 0]])
+BAD = [
+    (lambda: ndcg(S[0], G[0], 2), 'scores|gains', 'matrix'), (lambda: ndcg(S, G[0], 2), 'gains', 'gains[None]'), (lambda: ndcg(S[0], G, 2), 'scores', 'scores[None]'),
+    (lambda: ndcg(S, G[:, :2], 2), 'scores', '(2, 2)'), (lambda: ndcg(S[:1], G, 2), 'scores', 'one row per query'),
+    (lambda: ndcg([[.1, .2], [np.nan, 1]], [[1, 0], [1, 0]], 1), 'scores', 'query 1 hold NaN'),
+    (lambda: ndcg(S, G - 1, 2), 'gains', 'from -1 to 2'), (lambda: ndcg(S, G*np.nan, 2), 'gains', 'finite'),
+    (lambda: ndcg(S, np.where(G == 3, np.inf, G), 2), 'gains', 'finite'),
+    (lambda: ndcg(S, G, 0), 'k', 'k is 0'), (lambda: ndcg(S, G, -3), 'k', '1 or more'), (lambda: ndcg(S, G, 2.5), 'k', 'whole number'),
+    (lambda: precision(S, G > 0, 0), 'k', 'k is 0'), (lambda: recall(S, G > 0, 0), 'k', 'k is 0'), (lambda: random_ndcg(G, 0), 'k', 'k is 0'),
+    (lambda: ndcg(np.zeros((2, 0)), np.zeros((2, 0)), 1), 'gains', 'at least one'),
+    (lambda: ndcg([['a', 'b']], [[1, 0]], 1), 'scores', 'must be numbers'), (lambda: ndcg(S, [[1, 2, 3], [1, 2]], 1), 'gains', 'different length'),
+    (lambda: precision(S, G, 1), 'relevant', 'relevance > 0'), (lambda: recall(S, G, 1), 'relevant', 'relevance > 0'), (lambda: average_precision(S, G), 'relevant', 'relevance > 0'),
+    (lambda: random_precision(G), 'relevant', 'relevance > 0'), (lambda: random_average_precision(G*.5), 'relevant', 'relevance > 0'),
+    (lambda: random_ndcg(-G, 1), 'gains', 'start at 0'),
+    (lambda: exponential_gain([0, 50, 100]), 'relevance', '0 to 100'), (lambda: exponential_gain([-1]), 'relevance', 'start at 0'),
+    (lambda: exponential_gain([np.nan]), 'relevance', 'nan'), (lambda: exponential_gain(['high']), 'relevance', 'numbers'),
+    (lambda: bootstrap(S), 'values', '(2, 3)'), (lambda: bootstrap(.5), 'values', 'one per query'), (lambda: bootstrap([1, np.inf]), 'values', 'finite'),
+    (lambda: bootstrap(['a']), 'values', 'numbers'), (lambda: bootstrap([.5], n=0), 'n=0', '1 or more'), (lambda: bootstrap([.5], level=95), 'n=', '0.95'),
+    (lambda: paired_bootstrap([1., 2.], [1.]), 'a has', 'same queries'), (lambda: paired_bootstrap(S, S), 'values', 'one per query')]
+
+@pytest.mark.parametrize('i', range(len(BAD)))
+def test_refusals_are_one_line_with_a_mend(i):
+    f, start, part = BAD[i]
+    with pytest.raises(BadInput) as e: f()
+    text = str(e.value)
+    assert part in text and re.match(start, text) and '\n' not in text and ';' in text and len(text) < 200, text
+
+def test_a_bad_row_is_named_by_its_number_in_the_whole_matrix(monkeypatch):
+    monkeypatch.setattr(metrics, '_CELLS', 3)
+    s, g = np.zeros((9, 3)), np.ones((9, 3)); s[7, 1] = np.nan
+    with pytest.raises(BadInput, match='query 7 hold NaN'): ndcg(s, g, 1)
+    g[5, 0] = -1
+    with pytest.raises(BadInput, match='query 5 run from -1'): ndcg(s, g, 1)
+
+def test_importing_metrics_loads_nothing_heavy():
+    heavy = 'torch pandas fastai faiss rasterio ipywidgets matplotlib scipy'.split()
+    code = f'import sys, closp_nb.metrics; sys.exit(sum(m in sys.modules for m in {heavy!r}))'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
