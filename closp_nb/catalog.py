@@ -42,10 +42,12 @@ class Catalog:
         for k, v in equals.items(): keep &= (self.frame[k] == v).to_numpy()
         return Catalog(self.frame[keep])
 
-    def save(self, path, force=False):
-        "Write as GeoParquet; paths below its folder become relative."
+    def save(self, path, force=False, below=None):
+        "Write as GeoParquet; paths below its folder (or the folder `below`) become relative."
         root = Path(path).resolve().parent
-        rel = [os.path.relpath(p, root) if Path(p).resolve().is_relative_to(root) else str(Path(p).resolve()) for p in self.frame.path]
+        below = Path(below).resolve() if below else root
+        full = [Path(p).resolve() for p in self.frame.path]
+        rel = [os.path.relpath(p, root) if p.is_relative_to(below) else str(p) for p in full]
         with beside(path, force) as tmp: self.frame.assign(path=rel).to_parquet(tmp)
         return Path(path)
 
