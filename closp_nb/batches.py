@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from .core import BadInput, SENSORS
-from .labels import multihot
+from .labels import PHRASES, multihot, phrase
 
 # %% ../nbs/04_batches.ipynb #e02bc2dd
 def scale(
@@ -42,11 +42,12 @@ class TileSet(Dataset):
     def __init__(self,
                  cat,               # Catalog; its rows must all be of one sensor
                  train:bool=False,  # vary the views?
-                 cache:bool=False   # keep decoded pixels in memory?
+                 cache:bool=False,  # keep decoded pixels in memory?
+                 reword:float=0.    # how often a training caption comes as a phrase, 0 to 1
                 ):
         kinds = sorted(set(cat.frame.sensor))
         if len(kinds) != 1: raise BadInput(f"a TileSet holds one sensor, got {' and '.join(kinds) or 'no tiles'}; pick rows with cat.where(sensor='s1')")
-        self.cat, self.train, self.sensor, self.kept = cat, train, SENSORS[kinds[0]], {} if cache else None
+        self.cat, self.train, self.sensor, self.kept, self.reword = cat, train, SENSORS[kinds[0]], {} if cache else None, reword
         self.y, self.captions = torch.from_numpy(multihot(cat.frame.labels)), cat.frame.caption.tolist()
         self.lonlat = torch.tensor(cat.frame[['lon', 'lat']].to_numpy(), dtype=torch.float32)
 
@@ -59,9 +60,12 @@ class TileSet(Dataset):
         return self.kept[i]
 
     def __getitem__(self, i):
-        x = self.pixels(i)
-        if self.train: x = vary(x, self.sensor, np.random.default_rng(torch.randint(2**31, (1,)).item()))
-        return dict(pixels=torch.from_numpy(scale(x, self.sensor)), caption=self.captions[i], lonlat=self.lonlat[i], y=self.y[i])
+        x, text = self.pixels(i), self.captions[i]
+        if self.train:
+            rng = np.random.default_rng(torch.randint(2**31, (1,)).item())
+            x = vary(x, self.sensor, rng)
+            if rng.random() < self.reword: text = phrase(self.cat.frame.labels[i], int(rng.integers(1, len(PHRASES))))
+        return dict(pixels=torch.from_numpy(scale(x, self.sensor)), caption=text, lonlat=self.lonlat[i], y=self.y[i])
 
 def collate(items)->tuple:   # {'pixels': (B, bands, rows, columns), 'captions': list, 'lonlat': (B, 2)}, (B, 12)
     "Items of one sensor as a half batch: what the model sees, and the labels."
@@ -111,10 +115,11 @@ def loader(
     train:bool=False,      # shuffle and vary?
     seed:int=0,            # of the shuffling
     cache:bool=True,       # keep decoded pixels in memory
-    workers:int=0          # processes that read; each opens its own files
+    workers:int=0,         # processes that read; each opens its own files
+    reword:float=0.        # how often a training caption comes as a phrase
 )->DataLoader:             # of whole batches; raises `BadInput` if there are no tiles
     "Batches with all sensors of a catalog side by side."
-    sets = {k: TileSet(cat.where(sensor=k), train, cache) for k in SENSORS if (cat.frame.sensor == k).any()}
+    sets = {k: TileSet(cat.where(sensor=k), train, cache, reword) for k in SENSORS if (cat.frame.sensor == k).any()}
     if not sets: raise BadInput('there are no tiles to load; check the split and the sensor')
     return DataLoader(Both(sets), batch_sampler=Side({k: len(d) for k, d in sets.items()}, bs, train, seed), collate_fn=collate_sides, num_workers=workers)
 

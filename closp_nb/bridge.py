@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['CLOSP_NB', 'PAPER', 'RECIPES', 'MODELS', 'Recipe', 'jaccard', 'targets_for', 'contrastive', 'bridge_losses', 'CLOSP',
-           'new_model', 'fingerprint', 'save_model', 'load_model']
+           'rows', 'new_model', 'fingerprint', 'save_model', 'load_model']
 
 # %% ../nbs/06_bridge.ipynb #a0def06a
 import hashlib, json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -27,10 +28,12 @@ class Recipe:
     text:str = 'minilm'
     pooling:str = 'mean'           # of the text tower: mean | cls
     text_head:bool = True          # a trainable linear map on the frozen text
+    place:str = ''                 # place tower of GeoCLOSP (chapter 07); none makes it CLOSP
     dim:int = 384                  # of the shared space
     scale:float = 1/.07            # 1 / temperature at the start
     learn_scale:bool = True
     targets:str = 'jaccard'        # diagonal | jaccard
+    reword:float = .5              # how often a training caption comes as a phrase (see chapter 01)
     lr:float = 2e-3                # peak of the one-cycle schedule
     epochs:int = 25
     bs:int = 32                    # tiles per sensor and step
@@ -39,7 +42,7 @@ class Recipe:
     seed:int = 0
 
 CLOSP_NB = Recipe()
-PAPER = Recipe('paper', pooling='cls', text_head=False, scale=1., learn_scale=False, targets='diagonal', lr=1e-6, epochs=30, bs=64)
+PAPER = Recipe('paper', pooling='cls', text_head=False, scale=1., learn_scale=False, targets='diagonal', reword=0., lr=1e-6, epochs=30, bs=64)
 RECIPES = {r.name: r for r in (CLOSP_NB, PAPER)}
 
 # %% ../nbs/06_bridge.ipynb #e2ee5af9
@@ -92,9 +95,9 @@ class CLOSP(nn.Module):
         super().__init__()
         self.recipe, self.images, self.text = recipe, nn.ModuleDict(images), text
         self.project = nn.ModuleDict({k: nn.Linear(t.dim, recipe.dim) for k, t in images.items()})
-        self.text_head = nn.Linear(text.dim, recipe.dim) if recipe.text_head or text.dim != recipe.dim else nn.Identity()
-        if isinstance(self.text_head, nn.Linear):
-            with torch.no_grad(): nn.init.eye_(self.text_head.weight); nn.init.zeros_(self.text_head.bias)
+        if text.dim != recipe.dim: raise BadInput(f'the text tower gives {text.dim} numbers, the shared space has {recipe.dim}; make them equal in the recipe')
+        self.text_head = nn.Linear(text.dim, recipe.dim) if recipe.text_head else None
+        if recipe.text_head: nn.init.zeros_(self.text_head.weight); nn.init.zeros_(self.text_head.bias)
         self.log_scale = nn.Parameter(torch.tensor(recipe.scale).log(), requires_grad=recipe.learn_scale)
 
     @property
@@ -106,18 +109,27 @@ class CLOSP(nn.Module):
                     ):                 # (B, dim) unit rows; raises `BadInput` if there is no tower for the sensor
         "Tiles as unit vectors."
         if sensor not in self.images: raise BadInput(f"this model has no tower for '{sensor}'; it knows {', '.join(self.images)}")
-        return F.normalize(self.project[sensor](self.images[sensor](pixels)), dim=1)
+        x = torch.as_tensor(pixels).to(self.log_scale.device)
+        return F.normalize(self.project[sensor](self.images[sensor](x)), dim=1)
 
     def encode_text(self,
                     texts:list         # strings
                    ):                  # (n, dim) unit rows
         "Sentences as unit vectors."
-        return F.normalize(self.text_head(self.text(texts).to(self.log_scale.device)), dim=1)
+        t = self.text(texts).to(self.log_scale.device)
+        return F.normalize(t if self.text_head is None else t + self.text_head(t), dim=1)
 
     def forward(self, batch):          # sensor key -> {'pixels', 'captions', ...}
         return {k: dict(image=self.encode_image(k, b['pixels']), text=self.encode_text(b['captions'])) for k, b in batch.items()} | {'scale': self.scale}
 
-# %% ../nbs/06_bridge.ipynb #2219b9fd
+# %% ../nbs/06_bridge.ipynb #b51ed5d2
+def rows(
+    encode,            # model.encode_image, model.encode_text, or another that gives unit rows
+    *args              # for it
+)->np.ndarray:         # (n, dim) float32
+    "What an encoder gives outside of training, as an array."
+    with torch.inference_mode(): return encode(*args).cpu().numpy()
+
 MODELS = {'closp': CLOSP}   # kind -> class; chapter 07 adds one
 
 def new_model(
@@ -129,7 +141,7 @@ def new_model(
     kw = dict(pooling=recipe.pooling) if recipe.text == 'minilm' else {}
     return CLOSP({k: image_tower(recipe.towers, SENSORS[k]) for k in sensors}, text_tower(recipe.text, **kw), recipe)
 
-# %% ../nbs/06_bridge.ipynb #9f548f6b
+# %% ../nbs/06_bridge.ipynb #e3836ca5
 def _described(model):
     "What the weights mean, as plain data."
     return dict(kind=model.kind, dim=model.recipe.dim, labels=list(LABELS), recipe=asdict(model.recipe),
@@ -157,7 +169,7 @@ def save_model(
         (tmp/'model.json').write_text(json.dumps(_described(model) | {'fingerprint': fingerprint(model)}, indent=1))
     return Path(folder)
 
-# %% ../nbs/06_bridge.ipynb #e3836ca5
+# %% ../nbs/06_bridge.ipynb #a41ff06c
 def load_model(
     folder          # as `save_model` wrote it
 )->CLOSP:           # ready to search with; raises `BadInput`: not there, not a model, damaged, other sensors than this version's

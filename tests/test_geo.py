@@ -12,6 +12,14 @@ from closp_nb.bridge import CLOSP_NB, PAPER, bridge_losses, fingerprint, load_mo
 from closp_nb.core import BadInput
 from closp_nb.geo import GeoCLOSP, PLACE_TOWERS, PlaceTower, Siren, check_lonlat, geo_losses, place_tower, spherical_harmonics
 
+@pytest.fixture(autouse=True, scope='module')
+def one_thread():
+    "Small tensors: on a busy machine a second thread is only waited for."
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
 def somewhere(n, seed=0):
     "Places, even over the ball."
     rng = np.random.default_rng(seed)
@@ -77,8 +85,9 @@ def test_single_precision_goes_in_but_not_inside():
 def test_no_places(): assert spherical_harmonics(torch.zeros(0, 2), 5).shape == (0, 25)
 
 def test_gradients():
+    x = torch.cat([EDGES[1:7:2], somewhere(1)]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: spherical_harmonics(v, 6), x)
     x = torch.cat([EDGES, somewhere(3)]).requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: spherical_harmonics(v, 5), x)
     y = spherical_harmonics(x, 40)
     torch.testing.assert_close(y.detach(), spherical_harmonics(x.detach(), 40), rtol=0, atol=1e-13)   # both ways through the code
     y.sum().backward()
@@ -220,7 +229,7 @@ def test_wrong_places_are_told(pair, batch):
     with pytest.raises(BadInput, match='look up'): geo.encode_place((math.nan, 2.))
     with pytest.raises(BadInput, match='row 2 .*swap'): geo({'s1': batch['s1'] | dict(lonlat=batch['s1']['lonlat'] + torch.tensor([0, 51.]).where(torch.arange(4)[:, None] == 2, torch.zeros(2)))})
 
-@pytest.mark.parametrize('place', [None, 'satclip_l10', 'satclip_l40'])
+@pytest.mark.parametrize('place', [None, 'satclip_l40'])
 def test_model_folder(tmp_path, place, batch):
     torch.manual_seed(3)
     geo = GeoCLOSP.around(new_model(SMALL).eval(), place and place_tower(place).eval())

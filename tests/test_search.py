@@ -1,0 +1,104 @@
+"Losses against plain loops; the index against brute force, with and without conditions; damaged inputs."
+import math
+import warnings
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+warnings.filterwarnings('ignore', '.*torch.jit.script.*')
+import torch
+import torch.nn.functional as F
+
+from closp_nb.bridge import contrastive, jaccard, targets_for
+from closp_nb.catalog import to_catalog
+from closp_nb.core import S1, S2, BadInput, Tile
+from closp_nb.index import Index
+from closp_nb.labels import LABELS, harmonize
+from closp_nb.tiles import read_corpus, read_geotiff, write_corpus, write_geotiff
+from shapely.geometry import Point
+
+unit = lambda x: x/np.linalg.norm(x, axis=-1, keepdims=True)
+
+@given(st.integers(1, 9), st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_losses_equal_loops(n, seed):
+    g = torch.Generator().manual_seed(seed)
+    a, b = (F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=1) for _ in range(2))
+    y = (torch.rand(n, 12, generator=g) < .3).double()
+    scale = 1 + 20*torch.rand(1, generator=g).item()
+    sets = [set(np.flatnonzero(r)) for r in y.numpy()]
+    for i in range(n):
+        for j in range(n): assert jaccard(y)[i, j].item() == pytest.approx(len(sets[i] & sets[j])/max(1, len(sets[i] | sets[j])))
+    for kind in ('diagonal', 'jaccard'):
+        T, total = targets_for(y, kind).double(), 0.
+        assert torch.allclose(T.sum(1), torch.ones(n, dtype=torch.float64), atol=1e-5)
+        for q, d in ((a, b), (b, a)):
+            for i in range(n):
+                s = [scale*float(q[i] @ d[j]) for j in range(n)]
+                norm = max(s) + math.log(sum(math.exp(v-max(s)) for v in s))
+                total -= sum(float(T[i, j])*(s[j]-norm) for j in range(n))/n
+        assert contrastive(a, b, scale, T).item() == pytest.approx(total/2, rel=1e-6)
+
+def small_index(n, dim, rng):
+    cat = to_catalog([dict(id=str(i), sensor='s1', path='', key='', source='', split='corpus', lon=0., lat=0., time='', raw_labels=[], labels=[], caption='', geometry=Point(0, 0)) for i in range(n)])
+    z = unit(rng.standard_normal((n, dim))).astype('float32')
+    ix = faiss.IndexFlatIP(dim)
+    ix.add(z)
+    return Index(ix, cat, dict(kind='exact', fingerprint='', model='')), z
+
+@given(st.integers(1, 80), st.integers(1, 30), st.floats(0, 1), st.integers(0, 10_000))
+@settings(max_examples=40, deadline=None)
+def test_filtered_search_equals_brute_force(n, k, share, seed):
+    rng = np.random.default_rng(seed)
+    index, z = small_index(n, 16, rng)
+    q, among = unit(rng.standard_normal((3, 16))).astype('float32'), rng.random(n) < share
+    for mask in (None, among):
+        scores, rows = index.search(q, k, mask)
+        ids = np.arange(n) if mask is None else np.flatnonzero(mask)
+        want = -np.sort(-(q @ z[ids].T), axis=1)[:, :k]
+        assert rows.shape == want.shape and np.isin(rows, ids).all()
+        np.testing.assert_allclose(scores, want, atol=1e-5)
+        assert all(len(set(r)) == len(r) for r in rows)
+
+def tile(s=S2, **kw):
+    rng = np.random.default_rng(0)
+    x = s.mean[:, None, None] + .1*s.std[:, None, None]*rng.standard_normal((len(s.bands), 120, 120))
+    source = 'benv2s2' if s is S2 else 'benv2s1'
+    return Tile(**(dict(id=f'{source}_0', sensor=s, pixels=x, labels=('Mixed forest',), lonlat=(11., 48.), time='2021-07-01', crs='EPSG:32632', bounds=(600_000., 5_300_000., 601_200., 5_301_200.)) | kw))
+
+@pytest.mark.parametrize('make,words', [
+    (lambda d: tile(pixels=np.full((12, 120, 120), np.nan)), 'missing'),
+    (lambda d: tile(pixels=np.ones((3, 120, 120))), 'have 12 bands'),
+    (lambda d: tile(pixels=5000*np.ones((12, 120, 120))), 'divide by 10000'),
+    (lambda d: tile(S1, pixels=400*np.ones((2, 120, 120))), 'log10'),
+    (lambda d: tile(lonlat=(48., 111.)), 'longitude comes first'),
+    (lambda d: harmonize(['Mixed forrest']), 'mixed forest'),
+    (lambda d: read_geotiff(d/'nowhere.tif'), 'not there'),
+    (lambda d: read_geotiff(write_geotiff(tile(), d/'a.tif'), S1), 'missing: VV, VH'),
+    (lambda d: write_geotiff(tile(), write_geotiff(tile(), d/'b.tif')), '--force'),
+    (lambda d: write_corpus(d/'c', [tile(id='landsat_0')]), 'known source'),
+    (lambda d: read_corpus(d/'nowhere.h5', 'x'), 'not there')], ids=range(11))
+def test_bad_input_names_the_mend(tmp_path, make, words):
+    with pytest.raises(BadInput, match=words) as e: make(tmp_path)
+    assert '\n' not in str(e.value)
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')], 'nothing half-written is left'
+
+def test_truncated_corpus(tmp_path):
+    write_corpus(tmp_path/'corpus', [tile(), tile(S1)])
+    shard = tmp_path/'corpus'/'benv2s2_part1.h5'
+    shard.write_bytes(shard.read_bytes()[:shard.stat().st_size//3])
+    with pytest.raises(BadInput, match='fetch'): read_corpus(tmp_path/'corpus'/'crisislandmark.h5', 'benv2s2_0')
+    assert read_corpus(tmp_path/'corpus'/'crisislandmark.h5', 'benv2s1_0').sensor is S1
+
+def test_linear_radar_becomes_db(tmp_path):
+    power = np.random.default_rng(0).gamma(4, .02, (2, 120, 120)).astype('float32')
+    t = tile(S1)
+    t.pixels = power
+    t = read_geotiff(write_geotiff(t, tmp_path/'power.tif'))
+    np.testing.assert_allclose(t.pixels, 10*np.log10(power), atol=1e-3)
+    assert 'linear power turned into dB' in t.notes
+
+def test_every_label_is_known_to_itself():
+    assert harmonize(LABELS) == LABELS
