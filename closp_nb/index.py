@@ -10,12 +10,11 @@ import json, os
 from pathlib import Path
 import faiss
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 from .core import BadInput, SENSORS, beside
 from .catalog import Catalog
 from .batches import one_sensor
-from .bridge import fingerprint
+from .bridge import fingerprint, rows as unit_rows
 
 # %% ../nbs/10_index.ipynb #c2de1b77
 def embed(
@@ -28,14 +27,14 @@ def embed(
     "The vectors of all tiles of a catalog."
     model.eval()
     out = np.zeros((len(cat), model.recipe.dim), 'float32')
-    with tqdm(total=len(cat), desc='embed', disable=not progress) as bar, torch.inference_mode():
+    with tqdm(total=len(cat), desc='embed', disable=not progress) as bar:
         for key in SENSORS:
             rows = np.flatnonzero(cat.frame.sensor == key)
             if not len(rows): continue
             done = 0
             for x, _ in one_sensor(cat.where(sensor=key), bs, workers):
-                z = model.encode_image(key, x['pixels'].to(model.log_scale.device))
-                out[rows[done:done+len(z)]] = z.cpu().numpy()
+                z = unit_rows(model.encode_image, key, x['pixels'])
+                out[rows[done:done+len(z)]] = z
                 done += len(z)
                 bar.update(len(z))
     return out

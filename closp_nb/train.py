@@ -6,7 +6,6 @@
 __all__ = ['hold_out', 'Watch', 'bridge_learner', 'Bar', 'train']
 
 # %% ../nbs/09_train.ipynb #f7b7c8db
-from functools import partial
 import numpy as np
 import pandas as pd
 import torch
@@ -21,6 +20,7 @@ from .core import BadInput
 from .catalog import stratify
 from .batches import loader
 from .bridge import CLOSP_NB, Recipe, bridge_losses, new_model
+from .geo import GeoCLOSP, geo_losses, place_tower
 
 # %% ../nbs/09_train.ipynb #67f450c2
 def hold_out(
@@ -39,10 +39,9 @@ def hold_out(
     return parts
 
 # %% ../nbs/09_train.ipynb #ae3a2959
-def _total(out, y, kind): return sum(bridge_losses(out, y, kind).values())
-def _metric(name, kind):
+def _metric(name, parts, kind):
     "A part of the loss, averaged over the validation tiles."
-    def part(out, y): return bridge_losses(out, y, kind)[name]
+    def part(out, y): return parts(out, y, kind)[name]
     part.__name__ = name
     return AvgMetric(part)
 
@@ -65,9 +64,14 @@ def bridge_learner(
     train, valid = hold_out(cat, recipe.valid, recipe.seed)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     dls = DataLoaders(loader(train, recipe.bs, train=True, seed=recipe.seed, workers=workers, reword=recipe.reword), loader(valid, recipe.bs, workers=workers), device=device)
-    model = (model or new_model(recipe, tuple(dls.train.dataset.sets))).to(device)
-    return Learner(dls, model, loss_func=partial(_total, kind=recipe.targets), wd=recipe.wd, splitter=trainable_params, cbs=[Watch()],
-                   metrics=[_metric(f'{k}_loss', recipe.targets) for k in dls.train.dataset.sets])
+    keys = tuple(dls.train.dataset.sets)
+    if model is None:
+        model = new_model(recipe, keys)
+        if recipe.place: model = GeoCLOSP.around(model, place_tower(recipe.place))
+    parts = geo_losses if isinstance(model, GeoCLOSP) else bridge_losses
+    names = [f'{k}{end}' for k in keys for end in (['_loss', '_place_loss'] if parts is geo_losses else ['_loss'])]
+    return Learner(dls, model.to(device), loss_func=lambda out, y: sum(parts(out, y, recipe.targets).values()), wd=recipe.wd, splitter=trainable_params,
+                   cbs=[Watch()], metrics=[_metric(n, parts, recipe.targets) for n in names])
 
 # %% ../nbs/09_train.ipynb #7506a47e
 class Bar(Callback):

@@ -172,7 +172,7 @@ def test_refuses_other_files(tmp_path, content, mend):
 
 # ---- GeoCLOSP
 
-SMALL = replace(CLOSP_NB, text='tiny', dim=32)
+SMALL = replace(CLOSP_NB, text='tiny')
 
 @pytest.fixture(scope='module')
 def batch():
