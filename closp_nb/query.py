@@ -39,8 +39,8 @@ class Hits:
     def __repr__(self): return f'Hits({len(self)} for "{self.query}")'
 
     def titles(self):
-        "One short title per hit: rank, score, labels."
-        return [f'{r.rank}  {r.score:.2f}\n' + '\n'.join(r.labels[:3]) for r in self.frame.itertuples()]
+        "One short title per hit: rank, score, labels (crises first, three at most)."
+        return [f'{r.rank}  {r.score:.2f}\n' + '\n'.join(list(r.labels)[::-1][:3]) for r in self.frame.itertuples()]
 
     def figure(self, n=12, cols=6, recipe=None):
         "Pictures of the first `n` hits."
