@@ -46,7 +46,8 @@ def test_results_have_floors_and_both_archives(place):
     r = pd.read_csv(d/'demo'/'results.csv')
     assert set(r.archive) == {'world', 'real'} and set(r.gallery) == {'Sentinel-1', 'Sentinel-2', 'both'}
     assert {'nDCG@10', 'nDCG@100', 'nDCG@1000', 'P@10', 'mAP'} == set(r.metric)
-    assert r[['value', 'random', 'untrained']].stack().between(0, 1).all()
+    scores = r[['value', 'random', 'untrained']].stack().dropna()          # no value where a gallery holds nothing right
+    assert scores.between(0, 1).all() and len(scores) > 1000
 
 def test_real_tiles_never_train(place):
     from closp_nb.catalog import Catalog
