@@ -8,7 +8,7 @@ __all__ = ['CLOSP_NB', 'PAPER', 'RECIPES', 'MODELS', 'Recipe', 'jaccard', 'targe
 
 # %% ../nbs/06_bridge.ipynb #a0def06a
 import hashlib, json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import torch

@@ -115,7 +115,9 @@ def scan(
     "Make a catalog of a folder of rasters."
     root = Path(folder)
     if not root.is_dir(): raise BadInput(f'{root} is not a folder; check the path')
-    named = pd.read_csv(root/'labels.csv').set_index('path').labels.to_dict() if (root/'labels.csv').exists() else {}
+    named = pd.read_csv(root/'labels.csv') if (root/'labels.csv').exists() else pd.DataFrame(columns=['path', 'labels'])
+    if not {'path', 'labels'} <= set(named): raise BadInput(f"{root/'labels.csv'} needs the columns path and labels; it has {', '.join(map(str, named))}")
+    named = named.set_index('path').labels.to_dict()
     rasters = sorted(f for f in root.rglob('*') if f.suffix.lower() in ('.tif', '.tiff', '.jp2'))
     jobs = {f.parent if band_name(f) else f: None for f in rasters}
     rows, left = [], []
@@ -129,6 +131,7 @@ def scan(
                 t.id, t.source = f'{rel}@{at[0]},{at[1]}' if len(_corners(first)) > 1 else rel, t.source or source or root.name
                 rows.append(_row(t.id, t.sensor, p, f'{at[0]},{at[1]}', split, t.labels, t.lonlat, t.time, t.source, t.crs, t.bounds))
         except (BadInput, StopIteration) as e: left.append((str(p), str(e) or 'holds neither B02 nor VV'))
+    if not rows: raise BadInput(f'no tile was found in {root}; ' + (f'{left[0][1]}' if left else 'check the folder'))
     return to_catalog(rows), left
 
 # %% ../nbs/02a_catalog.ipynb #e4bb7ff7

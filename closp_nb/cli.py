@@ -10,7 +10,7 @@ import sys, warnings
 from dataclasses import replace
 from pathlib import Path
 from fastcore.script import anno_parser
-from .core import BadInput, beside
+from .core import BadInput, beside, check_free
 
 # %% ../nbs/14_cli.ipynb #e9dc84e8
 def samples(
@@ -27,6 +27,7 @@ def samples(
 def search(
     text:str,             # what to look for, such as "flooded area near water"
     index:str='demo/index',  # index folder
+    model:str=None,       # its model folder, if it was moved
     k:int=10,             # number of hits
     sensor:str=None,      # only s1 (radar) or s2 (optical)
     bbox:str=None,        # only here: west,south,east,north in degrees
@@ -39,7 +40,7 @@ def search(
     from closp_nb.query import Searcher
     try: box = tuple(map(float, bbox.split(','))) if bbox else None
     except ValueError as e: raise BadInput(f"--bbox is four numbers, west,south,east,north; got '{bbox}'") from e
-    hits = Searcher.load(index).text(text, k=k, sensor=sensor, bbox=box, since=since, until=until)
+    hits = Searcher.load(index, model).text(text, k=k, sensor=sensor, bbox=box, since=since, until=until)
     print(hits.table(k).to_string() if len(hits) else 'no tile meets these conditions')
     if save: print(f'wrote {save_hits(hits, save, force)}')
     return hits
@@ -57,6 +58,11 @@ def save_hits(
     return path
 
 # %% ../nbs/14_cli.ipynb #eab94c4f
+def _apart(out, read):
+    "Refuse to replace the folder that is being read, or one that holds it."
+    a, b = Path(out).resolve(), Path(read).resolve()
+    if a == b or a in b.parents: raise BadInput(f'{out} holds the tiles that are to be read and would be replaced; write elsewhere')
+
 def index(
     folder:str,              # with GeoTIFFs, or folders with one raster per band
     model:str='demo/model',  # model folder
@@ -68,11 +74,13 @@ def index(
     from closp_nb.bridge import load_model
     from closp_nb.catalog import scan
     from closp_nb.index import Index
+    _apart(out, folder)
+    check_free(out, force)                                        # told before the work starts
     m = load_model(model)
     cat, left = scan(folder)
     for path, why in left: print(f'left out {path}: {why}', file=sys.stderr)
     Index.build(m, cat, model_folder=model).save(out, force)
-    print(f'{cat} indexed in {out}' + (f'; {len(left)} left out' if left else ''))
+    print(f'{cat} indexed in {out}' + (f'; {len(left)} left out' if left else '') + f'\nclosp search "flooded area" --index {out}')
 
 # %% ../nbs/14_cli.ipynb #388ccf45
 QUERIES = {'flooded area near water': 'hits_flooded_area_near_water.png', 'burned forest': 'hits_burned_forest.png',
@@ -166,20 +174,26 @@ def demo(
     if recipe not in RECIPES: raise BadInput(f"no recipe '{recipe}'; use one of {', '.join(RECIPES)}")
     r = replace(RECIPES[recipe], towers=towers, text=text, place=place, seed=seed)
     r = replace(r, epochs=r.epochs if epochs is None else epochs)
+    if not 0 <= seed < 2**32: raise BadInput(f'a seed is a whole number from 0 to {2**32-1}; got {seed}')
+    if tiles and not Path(tiles).is_dir(): raise BadInput(f'{tiles} is not a folder; check the path')
+    if tiles: _apart(out, tiles)
+    check_free(out, force)
     if r.epochs < 1: raise BadInput(f'training needs at least one epoch; got {epochs}')
     blank = new_model(r).eval()                                   # a wrong tower or a missing text model is told before the work starts
     if place: place_tower(place)
-    with beside(out, force) as tmp:
-        tmp.mkdir()
-        world, real = _archive(tmp, n, seed, tiles, offline, workers)
-        print(f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, towers {r.towers}, text {r.text}, {r.epochs} epochs')
-        model, table = train(world, r)
-        corpus = world.where(split='corpus')
-        print(f'   scale {table.scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring')
-        vectors, results = _scores(model, blank, corpus, real)
-        summary, text_table = _report(results)
-        hits = _write(tmp, model, table, Catalog.concat([c for c in (corpus, real) if c is not None]), vectors, results, summary)
-        close_corpora()
+    try:
+        with beside(out, force) as tmp:
+            tmp.mkdir()
+            world, real = _archive(tmp, n, seed, tiles, offline, workers)
+            print(f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, towers {r.towers}, text {r.text}, {r.epochs} epochs')
+            model, table = train(world, r)
+            corpus = world.where(split='corpus')
+            print(f'   scale {table.scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring')
+            vectors, results = _scores(model, blank, corpus, real)
+            summary, text_table = _report(results)
+            hits = _write(tmp, model, table, Catalog.concat([c for c in (corpus, real) if c is not None]), vectors, results, summary)
+    
+    finally: close_corpora()                                      # also when it was refused: the folder is gone, so must be the open files
     print(f'\n{text_table}\n(mean over queries, 95 % bootstrap interval over queries; random is a blind ranking, untrained the same network before training)\n')
     for q, h in hits.items(): print(f'"{q}": ' + ' | '.join(h.frame.caption.head(3)))
     print()

@@ -7,6 +7,8 @@ __all__ = ['named_sensor', 'Hits', 'draw_map', 'passing', 'Searcher']
 
 # %% ../nbs/11_query.ipynb #abc3590c
 import html, re
+from datetime import date
+from itertools import cycle
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from .core import BadInput, SENSORS, beside, show_tiles
 from .catalog import Catalog
 from .batches import scale
 from .bridge import load_model, rows
+from .labels import LABELS
 from .index import Index
 
 # %% ../nbs/11_query.ipynb #8bca8459
@@ -61,7 +64,7 @@ class Hits:
         f, path = self.frame.assign(query=self.query), Path(path)
         lists = {c: f[c].map('; '.join) for c in ('labels', 'raw_labels')}
         writers = {'.parquet': lambda p: f.to_parquet(p), '.geojson': lambda p: f.assign(**lists).to_file(p, driver='GeoJSON'),
-                   '.gpkg': lambda p: f.assign(**lists).to_file(p, driver='GPKG'), '.csv': lambda p: f.assign(**lists).drop(columns='geometry').to_csv(p, index=False)}
+                   '.gpkg': lambda p: f.assign(**lists).to_file(p, driver='GPKG', layer='hits'), '.csv': lambda p: f.assign(**lists).drop(columns='geometry').to_csv(p, index=False)}
         if path.suffix not in writers: raise BadInput(f"cannot write hits as '{path.suffix}'; use one of {', '.join(writers)}")
         with beside(path, force) as tmp: writers[path.suffix](tmp)
         return path
@@ -77,8 +80,8 @@ def draw_map(
     fig = Figure(figsize=size, layout='constrained')
     ax = fig.subplots()
     ax.scatter(cat.frame.lon, cat.frame.lat, s=3, c='.8', label='all tiles')
-    for (name, h), mark in zip(hits.items(), 'ovs^Dp*X'): ax.scatter(h.frame.lon, h.frame.lat, s=26, marker=mark, label=name, alpha=.8, edgecolor='k', linewidth=.3)
-    ax.set(xlabel='longitude', ylabel='latitude', xlim=(-180, 180), ylim=(-60, 85))
+    for (name, h), mark in zip(hits.items(), cycle('ovs^Dp*X')): ax.scatter(h.frame.lon, h.frame.lat, s=26, marker=mark, label=name, alpha=.8, edgecolor='k', linewidth=.3)
+    ax.set(xlabel='longitude', ylabel='latitude', xlim=(-180, 180), ylim=(-90, 90))
     ax.grid(alpha=.3)
     ax.legend(fontsize=7, loc='lower left')
     return fig
@@ -99,16 +102,17 @@ def passing(
         if sensor not in SENSORS: raise BadInput(f"no sensor '{sensor}'; use one of {', '.join(SENSORS)}")
         m &= (f.sensor == sensor).to_numpy()
     if bbox is not None:
-        if len(bbox) != 4 or not -90 <= bbox[1] <= bbox[3] <= 90 or max(abs(bbox[0]), abs(bbox[2])) > 180:
+        if len(bbox) != 4 or not np.isfinite(bbox).all() or not -90 <= bbox[1] <= bbox[3] <= 90 or max(abs(bbox[0]), abs(bbox[2])) > 180:
             raise BadInput(f'a box is west, south, east, north in degrees; got {tuple(bbox)}')
         w, s, e, n = bbox
         m &= f.lat.between(s, n).to_numpy() & (f.lon.between(w, e) if w <= e else (f.lon >= w) | (f.lon <= e)).to_numpy()
     for day, side in ((since, 'since'), (until, 'until')):
         if day is None: continue
-        try: day = pd.Timestamp(day).date().isoformat()
+        try: day = (day if isinstance(day, date) else date.fromisoformat(str(day))).isoformat()[:10]
         except (ValueError, TypeError) as err: raise BadInput(f"'{day}' is no date; write {side} as 2021-07-31") from err
         t = f.time.str[:10].to_numpy(str)
         m &= (t >= day if side == 'since' else t <= day) & (t != '')
+    if label is not None and label not in LABELS: raise BadInput(f"no label '{label}'; use one of {', '.join(LABELS)}")
     if label is not None: m &= np.array([label in ls for ls in f.labels])
     if source is not None: m &= (f.source == source).to_numpy()
     return None if m.all() else m

@@ -13,7 +13,7 @@ def closp(*argv, cwd, cache, **kw):
 
 def refused(done, *words):
     "One line on standard error that names the mend, and no traceback."
-    lines = [l for l in done.stderr.strip().splitlines() if not l.startswith(('scan', 'embed', 'catalog', 'world', 'train'))]
+    lines = [l for l in done.stderr.strip().splitlines() if l.strip() and not l.startswith(('scan', 'embed', 'catalog', 'world', 'train'))]
     assert done.returncode in (1, 2) and 'Traceback' not in done.stderr + done.stdout, done.stderr
     assert len(lines) == 1 and lines[0].startswith('closp: '), done.stderr
     for w in words: assert w in lines[0], lines[0]
