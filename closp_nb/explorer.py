@@ -79,14 +79,16 @@ class Explorer:
     def search(self, k=60):
         "Ask, and show the first page; a problem becomes a sentence."
         self.said.value, self.first = '<p>Searching...</p>', 0
-        try: self.hits = self.ask.text(self.text.value, k=k, **self.conditions())
+        try:
+            self.hits = self.ask.text(self.text.value, k=k, **self.conditions())
+            self.show()
         except BadInput as e:
-            self.hits, self.said.value, self.cards.value = None, f'<p>{html.escape(str(e))}</p>', ''
+            self.hits, self.said.value, self.cards.value, self.map.value = None, f'<p>{html.escape(str(e))}</p>', '', b''
+            self.prev.disabled = self.next.disabled = True
             return
         self.said.value = f'<p>{html.escape(self.hits.query)}: {len(self.hits)} hits</p>'
         buf = io.BytesIO(); draw_map({self.text.value: self.hits}, self.ask.index.cat).savefig(buf, format='png', dpi=90)
         self.map.value = buf.getvalue()
-        self.show()
 
     def show(self):
         "Draw the current page."
