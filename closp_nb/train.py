@@ -78,12 +78,12 @@ class Bar(Callback):
     "A progress bar over all steps, with the last loss."
     order = 70                                              # after Watch
     def before_fit(self):
-        self.bar = tqdm(total=self.n_epoch*len(self.dls.train), desc='train')
+        self.steps = tqdm(total=self.n_epoch*len(self.dls.train), desc='train')
     def after_batch(self):
-        if self.training: self.bar.update()
-    def after_epoch(self): self.bar.set_postfix(valid=f'{self.learn.watch.rows[-1]["valid_loss"]:.3f}')
-    def after_fit(self): self.bar.close()
-    def after_cancel_fit(self): self.bar.close()
+        if self.training: self.steps.update()
+    def after_epoch(self): self.steps.set_postfix(valid=f'{self.learn.watch.rows[-1]["valid_loss"]:.3f}')
+    def after_fit(self): self.steps.close()
+    def after_cancel_fit(self): self.steps.close()
 
 def train(
     cat,                        # Catalog with a 'train' split
