@@ -187,5 +187,6 @@ def load_model(
     lack = set(_weights(model)) ^ set(w)
     if lack: raise BadInput(f"{folder} does not fit its own description ({', '.join(sorted(lack)[:3])}); copy it anew")
     model.load_state_dict(w, strict=False)
-    if fingerprint(model) != d['fingerprint']: raise BadInput(f'{folder} was changed after it was saved (fingerprint differs); copy it anew')
+    said = {k: v for k, v in d.items() if k != 'fingerprint'}
+    if said != json.loads(json.dumps(_described(model))) or fingerprint(model) != d['fingerprint']: raise BadInput(f'{folder} was changed after it was saved, or is scaled otherwise than the sensors of this version; copy it anew')
     return model.eval()

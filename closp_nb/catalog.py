@@ -38,7 +38,7 @@ class Catalog:
 
     def where(self, mask=None, **equals):
         "The rows that a mask, and column values, pick: `cat.where(sensor='s1', split='corpus')`."
-        keep = np.ones(len(self), bool) if mask is None else np.asarray(mask)
+        keep = np.ones(len(self), bool) if mask is None else np.array(mask, bool)
         for k, v in equals.items(): keep &= (self.frame[k] == v).to_numpy()
         return Catalog(self.frame[keep])
 

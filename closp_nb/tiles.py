@@ -100,7 +100,8 @@ def read_geotiff(
         x = d.read([i+1 for i in idx], window=win, out_dtype='float32', masked=True).filled(np.nan)
         bounds, crs, lonlat = _georef(d, win)
         tags = d.tags()
-    x, notes = to_unit(x, s, product_offset(path) if offset is None else offset)
+    if offset is None: offset = float(tags['offset']) if 'offset' in tags else product_offset(path)
+    x, notes = to_unit(x, s, offset)
     return Tile(tags.get('id', Path(path).stem), s, x, tuple(json.loads(tags.get('labels', '[]'))), lonlat, tags.get('time', ''),
                 tags.get('source', ''), crs, bounds, notes)
 
@@ -163,7 +164,7 @@ def write_geotiff(
                                                    predictor=2 if optical else 3, **geo) as d:
         d.write(x)
         d.descriptions = s.names
-        d.update_tags(id=tile.id, labels=json.dumps(list(tile.labels)), time=tile.time, source=tile.source)
+        d.update_tags(offset='0', id=tile.id, labels=json.dumps(list(tile.labels)), time=tile.time, source=tile.source)
     return Path(path)
 
 # %% ../nbs/02_tiles.ipynb #02f68196
