@@ -116,6 +116,7 @@ class CLOSP(nn.Module):
                     texts:list         # strings
                    ):                  # (n, dim) unit rows
         "Sentences as unit vectors."
+        if isinstance(texts, str): texts = [texts]
         t = self.text(texts).to(self.log_scale.device)
         return F.normalize(t if self.text_head is None else t + self.text_head(t), dim=1)
 
@@ -124,7 +125,7 @@ class CLOSP(nn.Module):
 
 # %% ../nbs/06_bridge.ipynb #b51ed5d2
 def rows(
-    encode,            # model.encode_image, model.encode_text, or another that gives unit rows
+    encode,            # model.encode_image, model.encode_text, or another that gives unit rows; of a model in evaluation mode
     *args              # for it
 )->np.ndarray:         # (n, dim) float32
     "What an encoder gives outside of training, as an array."
@@ -178,11 +179,15 @@ def load_model(
     if not (folder/'model.json').exists(): raise BadInput(f'{folder} is no model folder (model.json is missing); train one with closp demo')
     try: d, w = json.loads((folder/'model.json').read_text()), load_file(folder/'weights.safetensors')
     except Exception as e: raise BadInput(f'{folder} is damaged ({type(e).__name__}); train the model again or copy it anew') from e
+    if not isinstance(d, dict) or not {'kind', 'sensors', 'recipe', 'fingerprint'} <= set(d): raise BadInput(f'{folder}: model.json is incomplete; copy the folder anew')
     if d['kind'] not in MODELS: raise BadInput(f"{folder} holds a model of kind '{d['kind']}'; this version knows {', '.join(MODELS)}")
     for k, s in d['sensors'].items():
+        if k not in SENSORS: raise BadInput(f"{folder} was trained on a sensor '{k}'; this version knows {', '.join(SENSORS)}")
         if tuple(s['bands']) != SENSORS[k].names or s['unit'] != SENSORS[k].unit:
             raise BadInput(f"{folder} was trained on {k} bands {', '.join(s['bands'])} in {s['unit']}; this version reads {', '.join(SENSORS[k].names)} in {SENSORS[k].unit}")
-    base = new_model(Recipe(**d['recipe']), tuple(d['sensors']))
+    try: recipe = Recipe(**d['recipe'])
+    except TypeError as e: raise BadInput(f'{folder} has a recipe that this version does not know ({e}); use the version that trained it') from e
+    with torch.random.fork_rng(): base = new_model(recipe, tuple(d['sensors']))
     model = base if d['kind'] == 'closp' else MODELS[d['kind']].around(base)
     lack = set(_weights(model)) ^ set(w)
     if lack: raise BadInput(f"{folder} does not fit its own description ({', '.join(sorted(lack)[:3])}); copy it anew")

@@ -58,6 +58,7 @@ class Catalog:
         if not path.exists(): raise BadInput(f'no catalog at {path}; build one first')
         try: f = gpd.read_parquet(path)
         except Exception as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
+        if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption'} - set(f): raise BadInput(f"{path} is not a catalog: it lacks {', '.join(sorted(lack))}; build it again")
         return cls(f.assign(path=[str(path.parent/p) for p in f.path]))
 
     @classmethod
@@ -90,7 +91,8 @@ def corpus_catalog(
     "The catalog of an HDF5 corpus."
     path = Path(folder)/'crisislandmark.h5'
     if not (meta := path.with_name('metadata.parquet')).exists(): raise BadInput(f'{meta} is not there; the corpus needs it beside its HDF5 files')
-    m = pd.read_parquet(meta)
+    try: m = pd.read_parquet(meta, columns=['key', 'split'])
+    except Exception as e: raise BadInput(f'{meta} cannot be read ({type(e).__name__}), or lacks key and split; fetch it again') from e
     return to_catalog([_row(k, SOURCES[source_of(k)], path, k, s, **corpus_about(path, k)) for k, s in tqdm(zip(m.key, m.split), total=len(m), desc='catalog', disable=not progress)])
 
 # %% ../nbs/02a_catalog.ipynb #718e5a68
@@ -131,6 +133,8 @@ def scan(
                 t.id, t.source = f'{rel}@{at[0]},{at[1]}' if len(_corners(first)) > 1 else rel, t.source or source or root.name
                 rows.append(_row(t.id, t.sensor, p, f'{at[0]},{at[1]}', split, t.labels, t.lonlat, t.time, t.source, t.crs, t.bounds))
         except (BadInput, StopIteration) as e: left.append((str(p), str(e) or 'holds neither B02 nor VV'))
+    unmet = set(named) - {p.relative_to(root).as_posix() for p in jobs}
+    left += [(str(root/p), 'stands in labels.csv but is not there; check its path') for p in sorted(unmet)]
     if not rows: raise BadInput(f'no tile was found in {root}; ' + (f'{left[0][1]}' if left else 'check the folder'))
     return to_catalog(rows), left
 

@@ -36,16 +36,17 @@ def beside(
     path,              # file or folder to write
     force:bool=False   # replace what is there?
 ):                     # a path to write to, renamed to `path` when the block ends well; raises `BadInput` if `path` is taken
-    "Write beside, then rename, so that a kill at any moment leaves nothing half."
+    "Write beside, then rename: what bears the name is whole; a kill can leave a hidden .part, which the next run removes."
     path = check_free(path, force)
     tmp, old = (path.with_name(f'.{path.name}.{end}') for end in ('part', 'old'))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(tmp)
+    _remove(old)
     try: yield tmp
     except BaseException:
         _remove(tmp)
         raise
-    if path.is_dir(): os.replace(path, old)
+    if path.is_dir() or path.exists() and tmp.is_dir(): os.replace(path, old)
     os.replace(tmp, path)
     _remove(old)
 
@@ -112,7 +113,8 @@ def sensor(
 def _believable(s, x):
     "Refuse pixels that cannot be in the sensor's unit, naming the likely cause."
     lo, hi = np.nanpercentile(x[:, ::4, ::4], [1, 99])          # a sixteenth of the pixels says as much, and this runs for every tile
-    if s.plausible[0] <= lo and hi <= s.plausible[1]: return
+    power = s.unit == 'dB' and lo > -.1                           # decibels over a whole tile are never all positive; powers are
+    if s.plausible[0] <= lo and hi <= s.plausible[1] and not power: return
     hint = (f'divide by {s.stored_scale:.0f}' if s.stored_scale > 1 and hi > s.plausible[1]
             else 'convert linear power with 10*log10(power)' if s.unit == 'dB' else 'check the offset and the nodata value')
     raise BadInput(f'{s.name} pixels run from {lo:.4g} to {hi:.4g}, which is not {s.unit} ({s.plausible[0]:g} to {s.plausible[1]:g}); {hint}')
@@ -131,7 +133,7 @@ def check_pixels(
     _believable(s, np.where(bad, np.nan, x) if share else x)
     if not share: return x, ()
     fill = np.array([np.nanmedian(np.where(b, np.nan, p)) if not b.all() else s.mean[i] for i, (p, b) in enumerate(zip(x, bad))], 'float32')
-    return np.where(bad, fill[:, None, None], x), (f'{share:.1%} missing pixels filled with the band median',)
+    return np.where(bad, fill[:, None, None], x), (f'{share:.2%} missing pixels filled with the band median',)
 
 # %% ../nbs/00_core.ipynb #d4baf956
 @dataclass
@@ -188,7 +190,10 @@ def show_tiles(
     rows = max(1, -(-len(tiles)//cols))
     fig = Figure(figsize=(cols*size, rows*(size+.35)), layout='constrained')
     axs = np.atleast_1d(fig.subplots(rows, cols)).ravel()
-    for ax in axs: ax.set_axis_off()
+    for ax in axs[len(tiles):]: ax.set_axis_off()
+    for ax in axs[:len(tiles)]:
+        ax.set(xticks=[], yticks=[])
+        for side in ax.spines.values(): side.set(color='.7', linewidth=.5)    # a frame, or snow would vanish on the page
     titles = titles if titles is not None else ['\n'.join(t.labels[:2]) for t in tiles]
     for ax, t, title in zip(axs, tiles, titles):
         ax.imshow(quicklook(t, recipe if recipe in t.sensor.rgb else None))

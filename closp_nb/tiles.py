@@ -35,13 +35,15 @@ def to_unit(
     offset:float=0.   # subtracted from stored optical numbers
 )->tuple:             # pixels in the sensor's unit, notes of what was done
     "Bring stored numbers to the unit of their sensor."
-    x, notes = x.astype('float32'), []
+    x, notes = x.astype('float32', copy=True), []
+    if np.isnan(x).all(): return x, ()                     # `Tile` refuses it
     if s.unit == 'reflectance':
+        x[:, (x == 0).all(0)] = np.nan                     # nothing in any band is a gap: zero is these products' nodata
         if np.nanmedian(x[:, ::4, ::4]) > 2:                    # nothing reflects twice what it gets: these are stored numbers
             x = (x-offset)/s.stored_scale
             notes.append(f'divided by {s.stored_scale:.0f}' + (f' after removing the offset of {offset:.0f}' if offset else ''))
-    elif np.nanmin(x) >= 0 and np.nanmax(x) > 0:           # decibels over a whole tile are never all positive; powers are
-        x = 10*np.log10(np.maximum(x, 1e-6))
+    elif np.nanpercentile(x, 1) > -1e-3 and np.nanmax(x) > 0:       # decibels over a whole tile are never all positive; powers are
+        x = 10*np.log10(np.where(x > 0, x, np.nan))                   # no power at all is a gap, not a very dark place
         notes.append('linear power turned into dB')
     return x, tuple(notes)
 
@@ -51,11 +53,21 @@ def band_name(text):
     m = re.search(r'(?:^|[_\W])(B\d{1,2}A?|VV|VH)$', Path(str(text)).stem.upper())
     return re.sub(r'^B(\d)(A?)$', lambda k: f'B{k[1]}{k[2]}' if k[2] else f'B0{k[1]}', m[1]) if m else None
 
+def _tag_labels(text):
+    "Labels from a file's tag: our own JSON list, or names separated by semicolons."
+    try: return tuple(json.loads(text)) if text.startswith('[') else tuple(t.strip() for t in text.split(';') if t.strip())
+    except ValueError as e: raise BadInput(f'the labels tag {text[:40]!r} is not a list; write names separated by semicolons') from e
+
 def _pick(names, s, path):
     "Places of the sensor's bands among a file's named ones."
     missing = [b for b in s.names if b not in names]
     if missing: raise BadInput(f"{path}: {s.name} needs {', '.join(s.names)}; missing: {', '.join(missing)}")
     return [names.index(b) for b in s.names]
+
+def _read(d, *args, **kw):
+    "Pixels of an open raster, gaps as NaN; a file that breaks off is the user's to mend."
+    try: return d.read(*args, out_dtype='float32', masked=True, **kw).filled(np.nan)
+    except rasterio.errors.RasterioIOError as e: raise BadInput(f'{d.name} breaks off in its pixels (a partial download?); fetch it again') from e
 
 def _georef(d, window):
     "Bounds, CRS and centre lonlat of a window of an open raster."
@@ -97,12 +109,12 @@ def read_geotiff(
         elif s is S2 and d.count == 13: idx = [i for i in range(13) if i != 10]          # level 1C: B10 sees only cirrus
         else: raise BadInput(f'{path} has {d.count} unnamed bands; {s.name} needs {len(s.bands)}: name them or give the right sensor')
         win = Window(at[1], at[0], TILE, TILE) if at else Window(0, 0, d.width, d.height)
-        x = d.read([i+1 for i in idx], window=win, out_dtype='float32', masked=True).filled(np.nan)
+        x = _read(d, [i+1 for i in idx], window=win)
         bounds, crs, lonlat = _georef(d, win)
         tags = d.tags()
     if offset is None: offset = float(tags['offset']) if 'offset' in tags else product_offset(path)
     x, notes = to_unit(x, s, offset)
-    return Tile(tags.get('id', Path(path).stem), s, x, tuple(json.loads(tags.get('labels', '[]'))), lonlat, tags.get('time', ''),
+    return Tile(tags.get('id', Path(path).stem), s, x, _tag_labels(tags.get('labels', '')), lonlat, tags.get('time', ''),
                 tags.get('source', ''), crs, bounds, notes)
 
 # %% ../nbs/02_tiles.ipynb #9d21353b
@@ -112,7 +124,10 @@ def read_bands(
 )->Tile:                 # raises `BadInput`
     "Read a tile from one raster per band, each at its own resolution."
     by = {band_name(f): Path(f) for f in files}
-    s = S1 if 'VV' in by or 'VH' in by else S2
+    radar = {'VV', 'VH'} & set(by)
+    if len(by) < len(files) or radar and set(by) - radar:
+        raise BadInput(f'{Path(files[0]).parent}: several files for one band, or bands of both sensors; put each tile in a folder of its own')
+    s = S1 if radar else S2
     _pick(list(by), s, Path(files[0]).parent)
     finest = by['VV' if s is S1 else 'B02']
     with _open(finest) as d:
@@ -123,7 +138,7 @@ def read_bands(
         with _open(by[b]) as d:
             k = d.height/full[0]                           # 1 at 10 m, 1/2 at 20 m, 1/6 at 60 m
             w = Window(win.col_off*k, win.row_off*k, win.width*k, win.height*k)
-            planes.append(d.read(1, window=w, out_shape=shape, resampling=Resampling.bilinear, out_dtype='float32'))
+            planes.append(_read(d, 1, window=w, out_shape=shape, resampling=Resampling.bilinear))
     x, notes = to_unit(np.stack(planes), s, product_offset(finest))
     labels, time = _ben_json(finest.parent)
     return Tile(finest.parent.name, s, x, labels, lonlat, time, '', crs, bounds, notes)
@@ -184,6 +199,7 @@ def _write_tile(h5, tile):
     "One group of the corpus."
     g = h5.create_group(tile.id)
     h, w = tile.pixels.shape[1:]
+    if not tile.crs or not tile.bounds: raise BadInput(f'tile {tile.id} does not say where it lies (crs and bounds); the corpus needs that')
     left, bottom, right, top = tile.bounds
     xs, ys = left + (np.arange(w)+.5)*(right-left)/w, top - (np.arange(h)+.5)*(top-bottom)/h
     stored = np.rint(tile.pixels*10_000) if tile.sensor is S2 else tile.pixels
@@ -200,6 +216,7 @@ def write_corpus(
     force:bool=False
 )->Path:                # of the folder
     "Write tiles as an HDF5 corpus in the layout of CrisisLandMark."
+    close_corpora()                                          # a corpus that is replaced must not stay open
     with beside(folder, force) as tmp:
         tmp.mkdir()
         shards, rows = {}, []
@@ -233,18 +250,19 @@ def close_corpora():
     "Close all open HDF5 files of this process, so that their folder can be moved or removed."
     for k in list(_handles): _handles.pop(k).close()
 
+if hasattr(os, 'register_at_fork'): os.register_at_fork(before=close_corpora)      # no handle crosses into a worker process
+
 def _group(path, key):
     "A tile's group, its place and its words; raises `BadInput`."
     h5 = _h5(path)
     try:
         g = h5[key]
-        xy = g['coords'][:].astype(float)
+        xy, crs, labels = g['coords'][:].astype(float), f"EPSG:{int(g.attrs['crs'])}", tuple(g.attrs['labels'])
     except (KeyError, OSError) as e:
-        raise BadInput(f"{path} has no tile '{key}', or the shard that holds it is missing or broken; fetch the shard again") from e
-    crs = f"EPSG:{int(g.attrs['crs'])}"
+        raise BadInput(f"{path} has no whole tile '{key}'; check the key, and if it is right, fetch the shard that holds it again") from e
     (x0, x1), (y0, y1) = xy[0, 0, [0, -1]], xy[1, [0, -1], 0]
     half = abs(x1-x0)/(xy.shape[-1]-1)/2                     # coordinates are of pixel centres
-    return g, dict(labels=tuple(g.attrs['labels']), lonlat=to_lonlat((x0+x1)/2, (y0+y1)/2, crs), time=str(g.attrs.get('timestamp', '')),
+    return g, dict(labels=labels, lonlat=to_lonlat((x0+x1)/2, (y0+y1)/2, crs), time=str(g.attrs.get('timestamp', '')),
                    source=h5.attrs.get('origin', '') or source_of(key), crs=crs, bounds=(min(x0, x1)-half, min(y0, y1)-half, max(x0, x1)+half, max(y0, y1)+half))
 
 def corpus_about(
@@ -261,5 +279,5 @@ def read_corpus(
     "Read one tile of the HDF5 corpus."
     g, about = _group(path, key)
     try: x, notes = to_unit(g['image'][:], s := SOURCES[source_of(key)])
-    except OSError as e: raise BadInput(f"{path}: tile '{key}' is damaged; fetch its shard again") from e
+    except (KeyError, OSError) as e: raise BadInput(f"{path}: tile '{key}' is damaged; fetch its shard again") from e
     return Tile(key, s, x, notes=notes, **about)

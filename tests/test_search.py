@@ -16,7 +16,7 @@ from closp_nb.catalog import to_catalog
 from closp_nb.core import S1, S2, BadInput, Tile
 from closp_nb.index import Index
 from closp_nb.labels import LABELS, harmonize
-from closp_nb.tiles import read_corpus, read_geotiff, write_corpus, write_geotiff
+from closp_nb.tiles import band_files, read_bands, read_corpus, read_geotiff, to_unit, write_corpus, write_geotiff
 from shapely.geometry import Point
 
 unit = lambda x: x/np.linalg.norm(x, axis=-1, keepdims=True)
@@ -102,3 +102,47 @@ def test_linear_radar_becomes_db(tmp_path):
 
 def test_every_label_is_known_to_itself():
     assert harmonize(LABELS) == LABELS
+
+def test_two_patches_in_one_folder_are_not_mixed(tmp_path):
+    import rasterio
+    for p, bands in (('P1', S2.names), ('P2', S2.names[:-1])):
+        for b in bands:
+            with rasterio.open(tmp_path/f'{p}_{b}.tif', 'w', driver='GTiff', count=1, height=120, width=120, dtype='uint16') as d: d.write(np.full((120, 120), 900, 'uint16'), 1)
+    with pytest.raises(BadInput, match='folder of its own'): read_bands(band_files(tmp_path))
+
+def test_nodata_of_a_new_product_is_a_gap(tmp_path):
+    x = np.full((12, 120, 120), 2000.)
+    x[:, :10] = 0
+    y, _ = to_unit(x, S2, 1000.)
+    assert np.isnan(y[:, :10]).all() and np.allclose(y[:, 10:], .1)
+
+def test_no_power_is_a_gap_and_power_is_not_db():
+    x = np.random.default_rng(0).gamma(4, .02, (2, 120, 120))
+    x[:, :20], x[0, 50, 50] = 0, -1e-4
+    y, notes = to_unit(x, S1)
+    assert np.isnan(y[:, :20]).all() and notes and np.nanmedian(y) < -5
+    with pytest.raises(BadInput, match='log10'): tile(S1, pixels=np.abs(x) + .01)
+
+def test_a_file_that_breaks_off_does_not_end_a_scan(tmp_path):
+    import rasterio
+    from closp_nb.catalog import scan
+    write_geotiff(tile(), tmp_path/'whole.tif')
+    with rasterio.open(tmp_path/'cut.tif', 'w', driver='GTiff', count=12, height=240, width=240, dtype='uint16') as d:
+        d.write(np.full((12, 240, 240), 900, 'uint16'))
+        d.descriptions = S2.names
+    (tmp_path/'cut.tif').write_bytes((tmp_path/'cut.tif').read_bytes()[:800_000])
+    (tmp_path/'labels.csv').write_text('path,labels\nwhole.tif,Water bodies\nlost.tif,Pastures\n')
+    cat, left = scan(tmp_path, progress=False)
+    assert cat.frame.caption.tolist() == ['water'] and {p.rsplit('/', 1)[1] for p, _ in left} == {'cut.tif', 'lost.tif'}
+
+def test_remains_of_a_kill_are_no_obstacle(tmp_path):
+    from closp_nb.core import beside
+    for name in ('.o.old', '.o.part', 'o'): (tmp_path/name).mkdir(); (tmp_path/name/'x').write_text('x')
+    with beside(tmp_path/'o', force=True) as p: p.mkdir(); (p/'new').write_text('new')
+    assert [f.name for f in tmp_path.iterdir()] == ['o'] and [f.name for f in (tmp_path/'o').iterdir()] == ['new']
+
+def test_a_replaced_corpus_is_read_anew(tmp_path):
+    write_corpus(tmp_path/'c', [tile()])
+    read_corpus(tmp_path/'c'/'crisislandmark.h5', 'benv2s2_0')
+    write_corpus(tmp_path/'c', [tile(id='benv2s2_1')], force=True)
+    assert read_corpus(tmp_path/'c'/'crisislandmark.h5', 'benv2s2_1').id == 'benv2s2_1'
