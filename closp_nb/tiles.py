@@ -268,6 +268,7 @@ def close_corpora():
 
 if hasattr(os, 'register_at_fork'): os.register_at_fork(before=close_corpora)      # no handle crosses into a worker process
 
+# %% ../nbs/02_tiles.ipynb #22ec7353
 def _missing(h5, path, key):
     "Why a tile cannot be had, in one line."
     link = h5.get(key, getlink=True)
@@ -296,6 +297,7 @@ def corpus_about(
     "What the corpus says about a tile, without its pixels."
     return _group(path, key)[1]
 
+# %% ../nbs/02_tiles.ipynb #211601e2
 def _image(g, path, key):
     "A group's pixels in the unit of its sensor, and notes."
     s = SOURCES[source_of(key)]
