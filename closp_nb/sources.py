@@ -182,9 +182,9 @@ def _lmdb_read(folder, item):
     for b, x in bands.items():
         _want('f' if s is S1 else 'ui', x.dtype, f'{name}: {b}')
         if x.shape not in [(n, n) for n in (120, 60, 20)]: raise BadInput(f'{name}: {b} has shape {x.shape}; expected 120, 60 or 20 square')
-    labels, notes, about = _ben2_about(folder, name)
+    (labels, notes, about), names = _ben2_about(folder, name), _order(bands, s)
     _, crs, (left, _, _, top) = patch_place(name)
-    x = np.stack([zoom(p.astype('float32'), TILE/len(p), order=1, mode='nearest', grid_mode=True) for p in map(bands.get, names := _order(bands, s))])
+    x = np.stack([zoom(p.astype('float32'), TILE/len(p), order=1, mode='nearest', grid_mode=True) for p in map(bands.get, names)])
     yield from _cut(f'benv2{s.key}_{name}', s, names, 'dB' if s is S1 else 'DN', (x.shape[1:], (crs, left, top, 10, 10), lambda r, c: x), lambda r, c: (labels, notes), source='bigearthnet-lmdb', **about)
 
 # %% ../nbs/02c_sources.ipynb #c73a0bba
