@@ -74,9 +74,9 @@ def offset_in(
     names           # of the bands
 )->tuple:           # 1000. or 0., the evidence in words, and whether it settles the matter
     "Do these optical numbers carry the offset of baseline 04.00?"
-    floor = {n: np.nanpercentile(p, .5) for n, p in zip(names, x) if np.isfinite(p).any()}
+    floor = {n: np.nanpercentile(p, .5) for n, p in zip(names, x) if np.isfinite(p).any() and (n != 'B10' or p.any())}   # a B10 of zeros was filled in
     if not floor: return 0., 'no pixels', False
-    if (f := floor.get('B10')) is not None and x[list(names).index('B10')].any():
+    if (f := floor.get('B10')) is not None:
         return (1000. if f > 700 else 0.), f'B10, where the ground is black, starts at {f:.0f}', True
     dark = min(floor, key=floor.get)
     if floor[dark] < 900: return 0., f'{dark} goes down to {floor[dark]:.0f}', True
@@ -119,7 +119,7 @@ def to_unit(
     if offset is None: offset, told = found, why if sure else f'offset not told: {why}'
     else:
         told = 'as told'
-        if sure and offset > found: raise BadInput(f'{s.name} numbers should carry an offset of {offset:.0f}, but {why}; the offset is off already: say offset=0')
+        if sure and offset > found and np.nanpercentile(x, .1) < 700: raise BadInput(f'{s.name} numbers should carry an offset of {offset:.0f}, but {why}; the offset is off already: say offset=0')
     return (x-offset)/s.stored_scale, (f'divided by {s.stored_scale:.0f}' + (f' after removing the offset of {offset:.0f} ({told})' if offset else f' ({told})' if not sure else ''),)
 
 # %% ../nbs/00a_units.ipynb #d6325a93
