@@ -55,8 +55,8 @@ class TileSet(Dataset):
 
     def pixels(self, i):
         "Pixels of row `i` in the sensor's unit, from memory if kept."
-        if self.kept is None: return self.cat[i].pixels
-        if i not in self.kept: self.kept[i] = self.cat[i].pixels
+        if self.kept is None: return self.cat.pixels(i)
+        if i not in self.kept: self.kept[i] = self.cat.pixels(i)
         return self.kept[i]
 
     def __getitem__(self, i):

@@ -15,7 +15,7 @@ from shapely.geometry import Point, box
 from tqdm.auto import tqdm
 from .core import BadInput, S1, S2, SENSORS, beside
 from .labels import caption, harmonize
-from .tiles import SOURCES, TILE, band_files, band_name, corpus_about, named_bands, raster_size, read_bands, read_corpus, read_geotiff, source_of, to_lonlat
+from .tiles import SOURCES, TILE, band_files, band_name, corpus_about, named_bands, raster_size, read_bands, read_corpus, read_geotiff, read_pixels, source_of, to_lonlat
 
 # %% ../nbs/02a_catalog.ipynb #cab62ceb
 class Catalog:
@@ -35,6 +35,11 @@ class Catalog:
              read_bands(band_files(path), at) if path.is_dir() else read_geotiff(path, SENSORS[r.sensor], at))
         t.id, t.labels = r.id, tuple(r.labels)
         return t
+
+    def pixels(self, i):
+        "Only the pixels of row `i`; from a corpus, that is all that is read."
+        r = self.frame.iloc[int(i)]
+        return read_pixels(r.path, r.key) if r.path.endswith('.h5') else self[i].pixels
 
     def where(self, mask=None, **equals):
         "The rows that a mask, and column values, pick: `cat.where(sensor='s1', split='corpus')`."
@@ -67,7 +72,7 @@ class Catalog:
         return cls(gpd.GeoDataFrame(pd.concat([c.frame for c in catalogs], ignore_index=True), crs='EPSG:4326'))
 
 # %% ../nbs/02a_catalog.ipynb #0fd47691
-def _row(id, sensor, path, key, split, labels, lonlat, time, source, crs, bounds):
+def _row(id, sensor, path, key, split, labels, lonlat, time, source, crs, bounds, event=''):
     "What a catalog keeps about a tile."
     ls, g = harmonize(labels), Point(lonlat)
     if bounds and crs:
@@ -75,7 +80,7 @@ def _row(id, sensor, path, key, split, labels, lonlat, time, source, crs, bounds
         xs, ys = to_lonlat([l, r], [b, t], crs)
         g = box(min(xs), min(ys), max(xs), max(ys))
     return dict(id=id, sensor=sensor.key, path=str(path), key=key, source=source, split=split, lon=lonlat[0], lat=lonlat[1],
-                time=time, raw_labels=list(labels), labels=list(ls), caption=caption(ls), geometry=g)
+                time=time, raw_labels=list(labels), labels=list(ls), caption=caption(ls), event=event, geometry=g)
 
 def to_catalog(
     rows:list      # of dictionaries as `_row` makes them
@@ -131,7 +136,7 @@ def scan(
                 t = read_bands(band_files(p), at) if p.is_dir() else read_geotiff(p, None if any(named_bands(p)) else _sensor_in(p.relative_to(root.parent)), at)
                 if rel in named: t.labels = tuple(str(named[rel]).split(';'))
                 t.id, t.source = f'{rel}@{at[0]},{at[1]}' if len(_corners(first)) > 1 else rel, t.source or source or root.name
-                rows.append(_row(t.id, t.sensor, p, f'{at[0]},{at[1]}', split, t.labels, t.lonlat, t.time, t.source, t.crs, t.bounds))
+                rows.append(_row(t.id, t.sensor, p, f'{at[0]},{at[1]}', split, t.labels, t.lonlat, t.time, t.source, t.crs, t.bounds, t.event))
         except (BadInput, StopIteration) as e: left.append((str(p), str(e) or 'holds neither B02 nor VV'))
     unmet = set(named) - {p.relative_to(root).as_posix() for p in jobs}
     left += [(str(root/p), 'stands in labels.csv but is not there; check its path') for p in sorted(unmet)]
