@@ -15,7 +15,7 @@ from shapely.geometry import Point, box
 from tqdm.auto import tqdm
 from .core import BadInput, S1, S2, SENSORS, beside
 from .labels import caption, harmonize
-from .tiles import SOURCES, TILE, band_files, band_name, corpus_about, named_bands, raster_size, read_bands, read_corpus, read_geotiff, read_pixels, source_of, to_lonlat
+from .tiles import SOURCES, band_files, band_name, corners, corpus_about, named_bands, raster_size, read_bands, read_corpus, read_geotiff, read_pixels, source_of, to_lonlat
 
 # %% ../nbs/02a_catalog.ipynb #cab62ceb
 class Catalog:
@@ -106,13 +106,6 @@ def _sensor_in(path):
     hits = {s.key for part in Path(path).parts for s in (S1, S2) if re.match(rf'(?:{s.key}|sentinel[-_]?{s.key[1]}|{s.key}[ab]_|.*_{s.key}$)', part.lower())}
     return SENSORS[hits.pop()] if len(hits) == 1 else None
 
-def _corners(path):
-    "Upper left corners of the whole tiles that fit a raster, centred."
-    h, w = raster_size(path)
-    if h < TILE or w < TILE: raise BadInput(f'{path} is {h} x {w} pixels; tiles need {TILE} x {TILE}')
-    r0, c0 = (h % TILE)//2, (w % TILE)//2
-    return [(r, c) for r in range(r0, h-TILE+1, TILE) for c in range(c0, w-TILE+1, TILE)]
-
 def scan(
     folder,                # to walk
     split:str='corpus',
@@ -131,11 +124,12 @@ def scan(
     for p in tqdm(jobs, desc=f'scan {root.name}', disable=not progress):
         try:
             first = next(f for f in band_files(p) if band_name(f) in ('VV', 'B02')) if p.is_dir() else p
-            rel = p.relative_to(root).as_posix()
-            for at in _corners(first):
-                t = read_bands(band_files(p), at) if p.is_dir() else read_geotiff(p, None if any(named_bands(p)) else _sensor_in(p.relative_to(root.parent)), at)
+            rel, places = p.relative_to(root).as_posix(), corners(*raster_size(first))
+            s = None if p.is_dir() or any(named_bands(p)) else _sensor_in(p.relative_to(root.parent))
+            for at in places:
+                t = read_bands(band_files(p), at) if p.is_dir() else read_geotiff(p, s, at)
                 if rel in named: t.labels = tuple(str(named[rel]).split(';'))
-                t.id, t.source = f'{rel}@{at[0]},{at[1]}' if len(_corners(first)) > 1 else rel, t.source or source or root.name
+                t.id, t.source = f'{rel}@{at[0]},{at[1]}' if len(places) > 1 else rel, t.source or source or root.name
                 rows.append(_row(t.id, t.sensor, p, f'{at[0]},{at[1]}', split, t.labels, t.lonlat, t.time, t.source, t.crs, t.bounds, t.event))
         except (BadInput, StopIteration) as e: left.append((str(p), str(e) or 'holds neither B02 nor VV'))
     unmet = set(named) - {p.relative_to(root).as_posix() for p in jobs}

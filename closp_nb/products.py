@@ -10,7 +10,8 @@ import json, os, re
 from pathlib import Path
 from xml.etree import ElementTree
 from .core import BadInput, S1, S2, S2L1C, Sensor
-from .scenes import CLOUDS, Scene, open_raster, say
+from .scenes import CLOUDS, Scene
+from .tiles import open_raster, say
 from .units import band_name, product_offset
 
 # %% ../nbs/02f_products.ipynb #73a7ea75

@@ -20,7 +20,7 @@ from scipy.ndimage import zoom
 from .core import BadInput, S1, S2, S2L1C, S2RGB, Sensor, Tile
 from .units import arrange, band_name, looks_like, to_unit
 from .labels import harmonize
-from .tiles import TILE, Left, band_files, corners, to_lonlat, _open, _read, _whole
+from .tiles import TILE, Left, band_files, corners, to_lonlat, glance, open_raster, read_raster
 from .layouts import EUROSAT, EUROSAT_BANDS, MARKS, _lmdb_package, guess_archive, patch_place
 
 # %% ../nbs/02c_sources.ipynb #a7c80d92
@@ -101,14 +101,14 @@ def _placed(d, name):
 
 def _rasters(paths, kinds, finest):
     "Size and place of the finest of some rasters, and a function that reads a cut of all."
-    with _open(finest) as d: grid, shape, t = _placed(d, Path(finest).name), d.shape, d.transform
+    with open_raster(finest) as d: grid, shape, t = _placed(d, Path(finest).name), d.shape, d.transform
     def pixels(r, c):
         box, planes = (t.c+c*t.a, t.f+(r+TILE)*t.e, t.c+(c+TILE)*t.a, t.f+r*t.e), []
         for p in paths:
-            with _open(p) as d:
+            with open_raster(p) as d:
                 _want(kinds, d.dtypes[0], Path(p).name)
                 w = Window(*(round(v, 3) for v in from_bounds(*box, d.transform).flatten()))
-                planes += list(_read(d, window=w, out_shape=(d.count, TILE, TILE), resampling=Resampling.bilinear))
+                planes += list(read_raster(d, window=w, out_shape=(d.count, TILE, TILE), resampling=Resampling.bilinear))
         return np.stack(planes)
     return shape, grid, pixels
 
@@ -209,7 +209,7 @@ def _flood_read(folder, item):
     if wet.lower() not in ('true', 'false'): raise BadInput(f"{seq}, {date}: FLOODING is '{wet}'; expected true or false")
     files = [f for f in sorted(d.glob('*.tif')) if band_name(f) and (not start or f.name.startswith(f'{start}_'))]
     bands, image = _by_band(files, s, f'{seq}/{start or date}')
-    unit = looks_like(_whole(tuple(map(str, files)), (), tuple(f.stat().st_mtime_ns for f in files)), s).kind if s is S1 else 'DN'
+    unit = looks_like(glance(*files), s).kind if s is S1 else 'DN'
     words = (('flooded area',)*(wet.lower() == 'true'), ('the answer is for the whole image',))
     yield from _cut(f'sen{key[1]}flood_{seq}_{start or date}', s, bands, unit, image, lambda r, c: words, time=pd.Timestamp(date).isoformat(), event=f'sen12flood_{seq}', source='sen12flood')
 
@@ -224,10 +224,10 @@ def _share(mask, word, where, *notes):
 def _mmflood_read(folder, item):
     f = _inside(folder, item[0])
     image, mask = _rasters([f], 'f', f), f.parent.parent/'mask'/f.name
-    with _open(f) as d: time, count = d.tags().get('acquisition_date', ''), d.count
+    with open_raster(f) as d: time, count = d.tags().get('acquisition_date', ''), d.count
     if count != 2: raise BadInput(f'{f.name} has {count} bands; MMFlood has VV and VH')
     if not mask.exists(): raise BadInput(f'{f.name} has no mask beside it; fetch the archive again')
-    with _open(mask) as m:
+    with open_raster(mask) as m:
         if m.shape != image[0]: raise BadInput(f'the mask of {f.name} is {m.height} x {m.width}, the image {image[0][0]} x {image[0][1]}; fetch both again')
         words = lambda r, c: _share(m.read(1, window=Window(c, r, TILE, TILE)), 'flooded area', f.name)
         yield from _cut(f'mmflood_{f.stem}', S1, ('VV', 'VH'), 'linear', image, words, time=time, event=f.parent.parent.name.rsplit('-', 1)[0], source='mmflood')
@@ -298,10 +298,10 @@ def _euro_read(folder, item, key):
     f, rgb = _inside(folder, item[0]), key == 'eurosat-rgb'
     s, bands = (S2RGB, S2RGB.names) if rgb else (S2L1C, EUROSAT_BANDS)
     if (c := f.parent.name) not in EUROSAT: raise BadInput(f"unknown class '{c}'; EuroSAT has {', '.join(EUROSAT)}")
-    with _open(f) as d:
+    with open_raster(f) as d:
         _want('ui', d.dtypes[0], f.name)
         if (d.count, *d.shape) != (len(bands), 64, 64): raise BadInput(f'{f.name} is {d.count} x {d.height} x {d.width}; expected {len(bands)} x 64 x 64: fetch it again')
-        x, grid, k = _read(d), () if rgb else _placed(d, f.name), TILE/64
+        x, grid, k = read_raster(d), () if rgb else _placed(d, f.name), TILE/64
     x, grid = zoom(x, (1, k, k), order=1, mode='nearest', grid_mode=True), grid and (*grid[:3], grid[3]/k, grid[4]/k)
     yield _tile(f"{key.replace('-', '')}_{f.stem}", s, bands, 'DN', x, grid, (c,), (f'64 px resampled to {TILE}: 5.3 m a pixel',), dict(source=key))
 
