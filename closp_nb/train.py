@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hold_out', 'Watch', 'bridge_learner', 'Bar', 'train']
 
-# %% ../nbs/09_train.ipynb #f7b7c8db
+# %% ../nbs/09_train.ipynb #32266d31
 import numpy as np
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric, Learner
 from fastai.torch_core import set_seed, trainable_params
 from .core import BadInput
-from .catalog import stratify
+from .splits import stratify
 from .batches import loader
 from .bridge import CLOSP_NB, Recipe, bridge_losses, new_model
 from .geo import GeoCLOSP, geo_losses, place_tower

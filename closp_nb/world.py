@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REGIONS', 'measured', 'surface_spectra', 'signatures', 'make_tile', 'build_world']
 
-# %% ../nbs/03_world.ipynb #349ff8b3
+# %% ../nbs/03_world.ipynb #778db012
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache, partial
@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from .core import BadInput, S1, S2, Tile
 from .labels import CORINE, LABELS, caption, harmonize
 from .tiles import SOURCES, TILE, from_lonlat, source_of, to_lonlat, write_corpus, write_geotiff
-from .catalog import corpus_catalog, stratify
+from .catalog import corpus_catalog
+from .splits import stratify
 
 # %% ../nbs/03_world.ipynb #ca006395
 @lru_cache
