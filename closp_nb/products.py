@@ -211,10 +211,11 @@ def stac_scenes(
             raise BadInput(f'STAC item {i.id} holds something else than the standard has ({type(e).__name__}: {e}); save it anew') from e
     return scenes
 
-# %% ../nbs/02f_products.ipynb #3870eab5
+# %% ../nbs/02f_products.ipynb #045bdd5d
 def find_scenes(
-    folder     # to walk
-)->tuple:      # list of `Scene`, and list of (path, reason) for what was left out; raises `BadInput`
+    folder,          # to walk
+    bands:list=None  # names for the bands of rasters that hold many and do not name them
+)->tuple:            # list of `Scene`, and list of (path, reason) for what was left out; raises `BadInput`
     "All scenes below a folder."
     root = Path(folder)
     if not root.is_dir(): raise BadInput(f'{root} is not a folder; check the path')
@@ -239,6 +240,6 @@ def find_scenes(
         stem = re.sub(r'(?<![A-Za-z0-9])(VV|VH|HH|HV|B\d{1,2}A?|SCL)(?=[_.-]|$)(_\d\dm$)?', '', f.stem, flags=re.I) if b else f.stem
         groups.setdefault((f.parent, stem, _polarisation(f) is not None, b is not None), []).append(f)
     for (parent, stem, radar, named), files in groups.items():
-        make = sar_scene if radar else loose_scene if named else lambda fs: geotiff_scene(fs[0])
+        make = sar_scene if radar else loose_scene if named else lambda fs: geotiff_scene(fs[0], bands)
         take(files[0] if len(files) == 1 else parent, lambda: make(files))
     return scenes, left

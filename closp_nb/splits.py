@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['EARTH', 'SPLITS', 'TOUCH', 'stratify', 'to_xyz', 'km_between', 'nearest_km', 'place_block', 'split_blocks',
-           'split_catalog', 'pixel_hash', 'Leaks', 'leaks']
+           'split_catalog', 'Leaks', 'leaks']
 
-# %% ../nbs/02g_splits.ipynb #e7ea86b2
-import hashlib
+# %% ../nbs/02g_splits.ipynb #b9ca71a0
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from scipy.spatial import cKDTree
 from tqdm.auto import tqdm
 from .core import BadInput
 from .labels import multihot
+from .catalog import pixel_hash
 
 # %% ../nbs/02g_splits.ipynb #39f504a0
 def stratify(
@@ -149,13 +149,7 @@ def split_catalog(
     if not 0 < share < 1: raise BadInput(f'a training share of {share:g} leaves one side empty; choose one between 0 and 1, such as 0.2')
     return split_blocks(cat, share, km, buffer, seed) if how == 'blocks' else stratify(cat.frame.sensor + cat.frame.caption, share, seed)
 
-# %% ../nbs/02g_splits.ipynb #13529515
-def pixel_hash(
-    x:np.ndarray     # (bands, rows, columns)
-)->str:              # 16 hexadecimal digits
-    "The fingerprint of a tile's pixels as float32: equal for equal pixels."
-    return hashlib.blake2b(np.ascontiguousarray(x, '<f4').tobytes(), digest_size=8).hexdigest()
-
+# %% ../nbs/02g_splits.ipynb #4fa6fa07
 TOUCH = 1.2*1.01     # km from middle to middle of tiles that share an edge: 120 pixels of 10 m, and 1 % for the Earth not being a ball
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -183,11 +177,11 @@ class Leaks:
     def __str__(self): return '\n'.join(f'{k:<34}{v:>12,.{0 if v == int(v) else 3}f}' if np.isfinite(v) else f'{k:<34}{"unknown":>12}' for k, v in self.table().items())
     __repr__ = __str__
 
-# %% ../nbs/02g_splits.ipynb #92950cd0
+# %% ../nbs/02g_splits.ipynb #1046508a
 def _hashes(cat, rows, progress):
     "The fingerprints of these rows: known ones as they are, the others read."
     h = (cat.frame.hash.fillna('').to_numpy(object) if 'hash' in cat.frame else np.full(len(cat), '', object))[rows]
-    for j in tqdm(np.flatnonzero(h == ''), desc='pixels', disable=not progress): h[j] = pixel_hash(cat.pixels(rows[j]))
+    for j in tqdm(np.flatnonzero(h == ''), desc='pixels', disable=not progress or not (h == '').any()): h[j] = pixel_hash(cat.pixels(rows[j]))
     return h
 
 def leaks(

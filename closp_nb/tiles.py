@@ -213,8 +213,9 @@ def write_geotiff(
         d.update_tags(offset='0', id=tile.id, labels=json.dumps(list(tile.labels)), time=tile.time, source=tile.source, event=tile.event)
     return Path(path)
 
-# %% ../nbs/02_tiles.ipynb #4bcf8b51
+# %% ../nbs/02_tiles.ipynb #c691e3a4
 SOURCES = {'benv2s2': S2, 'cabuar': S2, 'sen2flood': S2, 'benv2s1': S1, 'mmflood': S1, 'sen1flood': S1, 'quakeset': S1}
+SOURCES |= {'benv1s1': S1, 'benv1s2': S2, 'eurosat': S2, 'own1': S1, 'own2': S2}      # not in the paper's corpus: what a corpus of your own may hold (chapter 02i)
 _SHARD = {'sen1flood': 'sen12flood', 'sen2flood': 'sen12flood', 'benv2s1': 'benv2s1_part1', 'benv2s2': 'benv2s2_part1'}
 _PACK = dict(hdf5plugin.Blosc(cname='lz4', clevel=5, shuffle=hdf5plugin.Blosc.BITSHUFFLE))
 
