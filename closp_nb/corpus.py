@@ -220,7 +220,7 @@ def _begin(folder, print_, about, force):
     _place(work, 'plan', '.json', lambda f: f.write_text(json.dumps(about, indent=1)))
     return work
 
-# %% ../nbs/02i_corpus.ipynb #36792676
+# %% ../nbs/02i_corpus.ipynb #39eedd48
 def _rows(work, jobs):
     "The catalog of all chunks, what was left out, and the books."
     frames, left, books = [], [], []
@@ -228,7 +228,7 @@ def _rows(work, jobs):
         d = json.loads((work/'rows'/f'{name}.json').read_text())
         books.append(dict(part=f'{p.kind} {Path(p.folder).resolve().name}', **{k: d[k] for k in ('items', 'found', 'read')}, **{k: sum(l[1] == k for l in d['left']) for k in ('skipped', 'failed')}))
         left += [(books[-1]['part'], *l) for l in d['left']]
-        if d['read']: frames.append(pd.read_parquet(work/'rows'/f'{name}.parquet').assign(shard=f'{name}.h5', part=books[-1]['part']))
+        if d['read']: frames.append(Catalog.load(work/'rows'/f'{name}.parquet').frame.assign(shard=f'{name}.h5', part=books[-1]['part']))
     books = pd.DataFrame(books).groupby('part', sort=False).sum().reset_index()
     if not frames:
         shutil.rmtree(work)                                      # nothing in it is worth going on from
@@ -244,7 +244,7 @@ def _assemble(work, jobs, split, queries, about):
     f, left, books = _rows(work, jobs)
     shards = f.pop('shard')
     part = f.pop('part')
-    cat = Catalog(_geo(f.assign(path=str(work/'crisislandmark.h5'))))
+    cat = Catalog(f.assign(path=str(work/'crisislandmark.h5')))
     cat.frame['split'] = split_catalog(cat, **split)
     _place(work, 'crisislandmark', '.h5', lambda tmp: _links(tmp, f.id, shards))
     cat.frame[['id', 'split', 'raw_labels']].set_axis(['key', 'split', 'labels'], axis=1).to_parquet(work/'metadata.parquet')
@@ -255,17 +255,13 @@ def _assemble(work, jobs, split, queries, about):
     (work/'corpus.json').write_text(json.dumps(about | dict(tiles=len(cat), books=books.to_dict('records')), indent=1))
     return books
 
-def _geo(f):
-    import geopandas as gpd
-    return gpd.GeoDataFrame(f.assign(geometry=gpd.GeoSeries.from_wkb(f.geometry)), geometry='geometry', crs='EPSG:4326')
-
 def _links(tmp, keys, shards):
     "The main file: a link for every tile."
     with h5py.File(tmp, 'w') as main:
         main.attrs['origin'] = ''
         for k, s in zip(keys, shards): main[k] = h5py.ExternalLink(s, f'/{k}')
 
-# %% ../nbs/02i_corpus.ipynb #853641ac
+# %% ../nbs/02i_corpus.ipynb #b8db8431
 def _finish(work, folder, force):
     "Give the finished folder its name, then drop what only the work needed."
     close_corpora()
@@ -285,6 +281,7 @@ def _built(folder, print_):
     try: return json.loads((folder/'corpus.json').read_text())['fingerprint'] == print_
     except (OSError, ValueError, KeyError, TypeError): return False
 
+# %% ../nbs/02i_corpus.ipynb #8371b2cd
 def build_corpus(
     folder,                   # to write; the work goes on in folder.building beside it
     *parts,                   # `Part`s, or texts for `part`
