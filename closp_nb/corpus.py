@@ -143,7 +143,7 @@ def source_of_part(
     own = dict(scenes=_scene_source, tiles=_tile_source, corpus=_corpus_source)
     return own[p.kind](p) if p.kind in own else archive(p.kind)
 
-# %% ../nbs/02i_corpus.ipynb #70dfc6f4
+# %% ../nbs/02i_corpus.ipynb #8dfdd1b1
 def _fit(t, kind, folder):
     "A tile as the corpus can hold it; raises `BadInput` if it cannot."
     if t.sensor is S2L1C:
@@ -151,9 +151,8 @@ def _fit(t, kind, folder):
         t.notes += ('level 1C: light at the top of the atmosphere',)
     if t.sensor not in (S1, S2): raise BadInput(f'{t.sensor.name} has {len(t.sensor.bands)} of the {len(S2.bands)} bands; the corpus needs all')
     if t.sensor is S2: t.pixels = convert(np.rint(t.pixels*10_000).astype('float32'), S2, 'DN')
-    if kind in OWN[:2]:
-        t.source = t.source or folder
-        t.id = f"own{t.sensor.key[1]}_{folder}~{t.id}".replace('/', '~').replace(' ', '_')
+    if kind in OWN[:2]: t.id, t.source = f'own{t.sensor.key[1]}_{folder}~{t.id}'.replace('/', '~'), t.source or folder
+    t.id = '_'.join(t.id.split())                                # a blank would break the files of judgements
     return t
 
 # %% ../nbs/02i_corpus.ipynb #99304b2c
@@ -192,10 +191,10 @@ def _chunk(work, name, p, items):
     close_corpora()                                             # of a corpus that was read; a next build may replace it
     return len(items)
 
-# %% ../nbs/02i_corpus.ipynb #82a31c92
-def _plan(parts, options, chunk):
+# %% ../nbs/02i_corpus.ipynb #546476d9
+def _plan(parts, chunk):
     "Chunks as (name, part, items), and a fingerprint of all of it."
-    jobs, h, seen = [], hashlib.sha256(json.dumps(options, sort_keys=True).encode()), {}
+    jobs, h, seen = [], hashlib.sha256(), {}
     for p in parts:
         if not (items := source_of_part(p).find(p.folder)): raise BadInput(f'{p.folder} holds no {p.kind}; check the folder, or name what it holds (mmflood={p.folder})')
         step = 1 if p.kind == 'scenes' else chunk
@@ -205,7 +204,7 @@ def _plan(parts, options, chunk):
             jobs.append((f'{p.kind}_part{seen[p.kind]:04d}', p, items[k:k+step]))
     return jobs, h.hexdigest()[:16]
 
-def _begin(folder, print_, about, force):
+def _begin(folder, print_, force):
     "The folder of the work: new, or one that this very plan began."
     work = folder.with_name(f'{folder.name}.building')
     plan = work/'plan.json'
@@ -217,10 +216,10 @@ def _begin(folder, print_, about, force):
         if not force: raise BadInput(f'{work} was begun from other folders or with other options; call it with those to go on, or say --force (force=True) to begin anew')
         shutil.rmtree(work)
     (work/'rows').mkdir(parents=True, exist_ok=True)
-    _place(work, 'plan', '.json', lambda f: f.write_text(json.dumps(about, indent=1)))
+    _place(work, 'plan', '.json', lambda f: f.write_text(json.dumps(dict(fingerprint=print_))))
     return work
 
-# %% ../nbs/02i_corpus.ipynb #39eedd48
+# %% ../nbs/02i_corpus.ipynb #6b8924e0
 def _rows(work, jobs):
     "The catalog of all chunks, what was left out, and the books."
     frames, left, books = [], [], []
@@ -246,10 +245,11 @@ def _assemble(work, jobs, split, queries, about):
     part = f.pop('part')
     cat = Catalog(f.assign(path=str(work/'crisislandmark.h5')))
     cat.frame['split'] = split_catalog(cat, **split)
+    if empty := [s for s in ('train', 'corpus') if not (cat.frame.split == s).any()]: raise BadInput(f"the split leaves no tile for '{empty[0]}' ({len(cat)} tiles in all); call it again with another share or split, what was read is kept")
     _place(work, 'crisislandmark', '.h5', lambda tmp: _links(tmp, f.id, shards))
     cat.frame[['id', 'split', 'raw_labels']].set_axis(['key', 'split', 'labels'], axis=1).to_parquet(work/'metadata.parquet')
     cat.save(work/'catalog.parquet', force=True)
-    write_queries(work, make_queries(cat.where(split='corpus'), **queries), cat)
+    if len(q := make_queries(cat.where(split='corpus'), **queries)): write_queries(work, q, cat, force=True)
     left.to_csv(work/'left.csv', index=False)
     if not (books.read + books.skipped + books.failed == books.found).all() or len(cat) != books.read.sum(): raise RuntimeError(f'the books do not balance; this is a fault of the builder\n{books}')
     (work/'corpus.json').write_text(json.dumps(about | dict(tiles=len(cat), books=books.to_dict('records')), indent=1))
@@ -261,7 +261,7 @@ def _links(tmp, keys, shards):
         main.attrs['origin'] = ''
         for k, s in zip(keys, shards): main[k] = h5py.ExternalLink(s, f'/{k}')
 
-# %% ../nbs/02i_corpus.ipynb #b8db8431
+# %% ../nbs/02i_corpus.ipynb #ca0ceff1
 def _finish(work, folder, force):
     "Give the finished folder its name, then drop what only the work needed."
     close_corpora()
@@ -276,12 +276,12 @@ def _tidy(folder):
     shutil.rmtree(folder/'rows', ignore_errors=True)
     for f in (folder/'plan.json', *folder.glob('*.tmp')): f.unlink(missing_ok=True)
 
-def _built(folder, print_):
+def _built(folder, about):
     "Does a folder hold the corpus of this very plan?"
-    try: return json.loads((folder/'corpus.json').read_text())['fingerprint'] == print_
-    except (OSError, ValueError, KeyError, TypeError): return False
+    try: return json.loads(json.dumps(about)).items() <= json.loads((folder/'corpus.json').read_text()).items()
+    except (OSError, ValueError, AttributeError, TypeError): return False
 
-# %% ../nbs/02i_corpus.ipynb #8371b2cd
+# %% ../nbs/02i_corpus.ipynb #4e0c5691
 def build_corpus(
     folder,                   # to write; the work goes on in folder.building beside it
     *parts,                   # `Part`s, or texts for `part`
@@ -307,14 +307,14 @@ def build_corpus(
     for p in parts:
         if folder in (d := Path(p.folder).resolve()).parents or folder.resolve() == d: raise BadInput(f'{folder} holds {p.folder}, which is to be read and would be replaced; write elsewhere')
     split, queries = dict(how=split, share=share, km=km, buffer=buffer, seed=seed), dict(pairs=pairs, places=places)
-    jobs, print_ = _plan(parts, split | queries, chunk)
+    jobs, print_ = _plan(parts, chunk)
     about = dict(fingerprint=print_, chunk=chunk, split=split, queries=queries, parts=[dict(asdict(p), folder=Path(p.folder).resolve().name, labels=Path(p.labels).name) for p in parts])
-    if not (_built(folder, print_) and not force): _build(check_free(folder, force), jobs, split, queries, about, workers, progress, force)
+    if not (_built(folder, about) and not force): _build(check_free(folder, force), jobs, split, queries, about, workers, progress, force)
     else: _tidy(folder)                                          # a kill may have come between the last two steps
     return Catalog.load(folder/'catalog.parquet'), pd.DataFrame(json.loads((folder/'corpus.json').read_text())['books'])
 
 def _build(folder, jobs, split, queries, about, workers, progress, force):
-    work = _begin(folder, about['fingerprint'], about, force)
+    work = _begin(folder, about['fingerprint'], force)
     with tqdm(total=sum(len(i) for *_, i in jobs), desc='corpus', unit='item', disable=not progress) as bar:
         if workers == 1:
             for job in jobs: bar.update(_chunk(work, *job))

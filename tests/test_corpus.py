@@ -119,13 +119,32 @@ def test_another_plan_is_refused(copies, tmp_path):
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     assert work.exists()
-    for parts, kw in (([copies/'mmflood'], dict(chunk=3)), ([copies/'quakeset'], dict(chunk=4)), ([copies/'quakeset'], dict(chunk=3, seed=1))):
+    for parts, kw in (([copies/'mmflood'], dict(chunk=3)), ([copies/'quakeset'], dict(chunk=4))):
         with pytest.raises(BadInput, match='was begun from other folders or with other options'): build(tmp_path/'x', *parts, **kw)
     build(tmp_path/'x', copies/'mmflood', force=True)
     assert set(Catalog.load(tmp_path/'x'/'catalog.parquet').frame.source) == {'mmflood'}
     (tmp_path/'y.building').mkdir(); (tmp_path/'y.building'/'thesis.txt').write_text('mine')
     with pytest.raises(BadInput, match='holds no plan'): build(tmp_path/'y', copies/'mmflood', force=True)
     assert (tmp_path/'y.building'/'thesis.txt').exists()
+
+def test_another_split_needs_no_new_reading(copies, tmp_path, monkeypatch):
+    import closp_nb.corpus as c
+    whole = c._finish
+    monkeypatch.setattr(c, '_finish', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt): build(tmp_path/'x', copies/'mmflood')
+    monkeypatch.setattr(c, '_fill', lambda *a: 1/0)                                    # nothing may be read any more
+    monkeypatch.setattr(c, '_finish', whole)
+    cat, _ = build(tmp_path/'x', copies/'mmflood', share=.5)
+    assert (cat.frame.split == 'train').mean() == .5
+
+def test_a_split_that_leaves_nothing_keeps_what_was_read(copies, tmp_path):
+    with pytest.raises(BadInput, match='what was read is kept'): build(tmp_path/'x', copies/'mmflood', share=.001)
+    assert list((tmp_path/'x.building'/'rows').glob('*.json'))
+    assert len(build(tmp_path/'x', copies/'mmflood')[0]) == 14
+
+def test_no_labels_no_queries(copies, tmp_path):
+    build(tmp_path/'x', copies/'products')
+    assert not (tmp_path/'x'/'queries.jsonl').exists() and survey(open_catalog(tmp_path/'x'), per=1, progress=False)
 
 def test_force_replaces_and_nothing_else_does(copies, tmp_path):
     build(tmp_path/'c', copies/'mmflood')
@@ -178,7 +197,7 @@ def test_labels_of_another_language_are_counted(copies, tmp_path):
     f = sorted(d.rglob('*_labels_metadata.json'))[0]
     j = json.loads(f.read_text())
     f.write_text(json.dumps(j | dict(labels=['Nadelwald'])))
-    cat, books = build(tmp_path/'c', f'bigearthnet-v1={d}')
+    cat, books = build(tmp_path/'c', f'bigearthnet-v1={d}', share=.5)
     left = pd.read_csv(tmp_path/'c'/'left.csv')
     assert books.failed.sum() == 1 and 'Nadelwald' in left.reason[0]
 
