@@ -5,30 +5,76 @@
 # %% auto #0
 __all__ = ['Catalog', 'pixel_hash', 'tile_row', 'to_catalog', 'corpus_catalog', 'scan']
 
-# %% ../nbs/02a_catalog.ipynb #c0adc49e
-import hashlib, os, re
+# %% ../nbs/02a_catalog.ipynb #03be35d9
+import hashlib, json, os, re
 from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import shapely
 from shapely.geometry import Point, box
+from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .core import BadInput, S1, S2, SENSORS, beside
 from .labels import caption, harmonize
 from .tiles import SOURCES, band_files, band_name, corners, corpus_about, named_bands, raster_size, read_bands, read_corpus, read_geotiff, read_pixels, source_of, to_lonlat
 
-# %% ../nbs/02a_catalog.ipynb #516e5743
+# %% ../nbs/02a_catalog.ipynb #b687ff3e
+def _shared(col):
+    "Lists of text, equal ones the same object."
+    col = col.combine_chunks().cast(pa.list_(pa.string()))
+    joined = pc.binary_join(col, '\x1f').dictionary_encode()           # the unit separator, which no name holds
+    lists = np.empty(len(joined.dictionary)+1, object)                 # the last one is for rows without a list
+    for i, t in enumerate([*joined.dictionary.to_pylist(), '']): lists[i] = t.split('\x1f') if t else []
+    return lists[joined.indices.fill_null(len(lists)-1).to_numpy(zero_copy_only=False)]
+
+def _read(path):
+    "The columns of a catalog file without the geometry, and its shapes as WKB."
+    f = pq.ParquetFile(path)
+    geo = json.loads(f.metadata.metadata[b'geo'])['columns']['geometry']
+    crs = geo.get('crs') or dict(id=dict(code='CRS84'))
+    if geo['encoding'] != 'WKB' or not isinstance(crs, dict) or crs.get('id', {}).get('code') not in (4326, 'CRS84'):      # not as we write it: GeoPandas sees to it
+        g = gpd.read_parquet(path).to_crs('EPSG:4326')
+        return pd.DataFrame(g.drop(columns='geometry')), pa.array(g.geometry.to_wkb())
+    lists = [c.name for c in f.schema_arrow if pa.types.is_list(c.type)]
+    read = lambda names: f.read(columns=names).select(names)
+    shared = {c: _shared(read([c])[c]) for c in lists}
+    table = read([n for n in f.schema_arrow.names if n not in ('geometry', *lists)]).to_pandas(ignore_metadata=True).assign(**shared)
+    wkb = read(['geometry'])['geometry'].combine_chunks()
+    pa.default_memory_pool().release_unused()                          # what unpacking the file took goes back to the system
+    return table[[n for n in f.schema_arrow.names if n != 'geometry']], wkb
+
+# %% ../nbs/02a_catalog.ipynb #20a6cef4
 class Catalog:
     "One row per tile; hands out pixels on demand."
-    def __init__(self, frame): self.frame = frame.reset_index(drop=True)   # a GeoDataFrame in EPSG:4326
-    def __len__(self): return len(self.frame)
+    def __init__(self,
+                 frame,       # a GeoDataFrame in EPSG:4326; or a DataFrame, if the shapes come apart
+                 wkb=None     # Arrow array of shapes as bytes
+                ): self._frame, self._wkb = frame.reset_index(drop=True), wkb
+    def __len__(self): return len(self._frame)
     def __repr__(self):
-        n = self.frame.groupby('sensor').size()
+        n = self.table.groupby('sensor').size()
         return f"Catalog({len(self)} tiles: {', '.join(f'{v} {SENSORS[k].name}' for k, v in n.items())})"
+
+    @property
+    def table(self): return self._frame        # all columns, the geometry only if somebody has asked for it already
+
+    @property
+    def frame(self):
+        "The GeoDataFrame; unpacks the shapes when first asked; raises `BadInput` if they are damaged."
+        if self._wkb is not None:
+            part = range(0, len(self), 50_000)                          # in parts, or all bytes would be Python objects at once
+            try: shapes = np.concatenate([np.empty(0, object), *(shapely.from_wkb(self._wkb[i:i+50_000].to_numpy(zero_copy_only=False)) for i in part)])
+            except shapely.errors.ShapelyError as e: raise BadInput('the catalog has a damaged geometry; build it again') from e
+            self._frame, self._wkb = gpd.GeoDataFrame(self._frame, geometry=shapes, crs='EPSG:4326'), None
+        return self._frame
 
     def __getitem__(self, i):
         "The tile of row `i`, read now."
-        r = self.frame.iloc[int(i)]
+        r = self.table.iloc[int(i)]
         at = tuple(map(int, r.key.split(','))) if re.fullmatch(r'\d+,\d+', r.key) else None
         path = Path(r.path)
         t = (read_corpus(path, r.key) if path.suffix == '.h5' else
@@ -38,38 +84,57 @@ class Catalog:
 
     def pixels(self, i):
         "Only the pixels of row `i`; from a corpus, that is all that is read."
-        r = self.frame.iloc[int(i)]
-        return read_pixels(r.path, r.key) if r.path.endswith('.h5') else self[i].pixels
+        path, key = (self.table[c].iat[int(i)] for c in ('path', 'key'))
+        return read_pixels(path, key) if path.endswith('.h5') else self[i].pixels
+
+    def take(self, rows):
+        "The rows of these numbers, in this order."
+        rows = np.asarray(rows, int)
+        return Catalog(self._frame.iloc[rows], None if self._wkb is None else self._wkb.take(pa.array(rows)))
 
     def where(self, mask=None, **equals):
         "The rows that a mask, and column values, pick: `cat.where(sensor='s1', split='corpus')`."
         keep = np.ones(len(self), bool) if mask is None else np.array(mask, bool)
-        for k, v in equals.items(): keep &= (self.frame[k] == v).to_numpy()
-        return Catalog(self.frame[keep])
+        for k, v in equals.items(): keep &= (self.table[k] == v).to_numpy(bool)
+        return self.take(np.flatnonzero(keep))
 
-    def save(self, path, force=False, below=None):
-        "Write as GeoParquet; paths below its folder (or the folder `below`) become relative."
-        root = Path(path).resolve().parent
-        below = Path(below).resolve() if below else root
-        full = [Path(p).resolve() for p in self.frame.path]
-        rel = [os.path.relpath(p, root) if p.is_relative_to(below) else str(p) for p in full]
-        with beside(path, force) as tmp: self.frame.assign(path=rel).to_parquet(tmp)
-        return Path(path)
+# %% ../nbs/02a_catalog.ipynb #d7c72ea4
+@patch
+def save(self:Catalog,
+    path,              # of the file; must not exist
+    force=False,       # replace it
+    below=None         # paths below this folder become relative; the catalog's own if left out
+)->Path:               # of the file
+    "Write as GeoParquet."
+    root = Path(path).resolve().parent
+    below = Path(below).resolve() if below else root
+    homes, rel = {}, {}
+    for p in self.table.path.unique():
+        d, name = os.path.split(p)
+        if d not in homes:
+            full = Path(d).resolve()
+            homes[d] = os.path.relpath(full, root) if full.is_relative_to(below) else str(full)
+        rel[p] = os.path.normpath(os.path.join(homes[d], name))
+    with beside(path, force) as tmp: self.frame.assign(path=self.table.path.map(rel)).to_parquet(tmp, row_group_size=2**16)
+    return Path(path)
 
-    @classmethod
-    def load(cls, path):
-        "Read from GeoParquet; raises `BadInput` if it is not there or not a catalog."
-        path = Path(path)
-        if not path.exists(): raise BadInput(f'no catalog at {path}; build one first')
-        try: f = gpd.read_parquet(path)
-        except Exception as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
-        if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption'} - set(f): raise BadInput(f"{path} is not a catalog: it lacks {', '.join(sorted(lack))}; build it again")
-        return cls(_whole(f.assign(path=[str(path.parent/p) for p in f.path])))
+@patch(cls_method=True)
+def load(cls:Catalog, path):
+    "Read from GeoParquet; raises `BadInput` if it is not there or not a catalog."
+    path = Path(path)
+    if not path.exists(): raise BadInput(f'no catalog at {path}; build one first')
+    try: names = pq.read_schema(path).names
+    except (pa.ArrowException, OSError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
+    if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption', 'geometry'} - set(names): raise BadInput(f"{path} is not a catalog: it lacks {', '.join(sorted(lack))}; build it again")
+    try: f, wkb = _read(path)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
+    home = '' if str(path.parent) == '.' else str(path.parent)
+    return cls(_whole(f.assign(path=f.path.map({p: os.path.join(home, p) for p in f.path.unique()}))), wkb)
 
-    @classmethod
-    def concat(cls, catalogs):
-        "Several catalogs as one."
-        return cls(gpd.GeoDataFrame(pd.concat([c.frame for c in catalogs], ignore_index=True), crs='EPSG:4326'))
+@patch(cls_method=True)
+def concat(cls:Catalog, catalogs):
+    "Several catalogs as one."
+    return cls(gpd.GeoDataFrame(pd.concat([c.frame for c in catalogs], ignore_index=True), crs='EPSG:4326'))
 
 # %% ../nbs/02a_catalog.ipynb #95e7a071
 def pixel_hash(

@@ -286,10 +286,11 @@ def corpus_about(
     return dict(labels=labels, lonlat=to_lonlat((x0+x1)/2, (y0+y1)/2, crs), time=str(a.get('timestamp', '')), source=open_h5(path).attrs.get('origin', '') or source_of(key),
                 event=str(a.get('event', '')), crs=crs, bounds=(min(x0, x1)-half, min(y0, y1)-half, max(x0, x1)+half, max(y0, y1)+half))
 
-# %% ../nbs/02_tiles.ipynb #c0398310
+# %% ../nbs/02_tiles.ipynb #a4c91a72
 def _ordinary(x, s):
     "Can this tile do without the careful tests? True only if they would find it whole, in the unit that the corpus uses and in order."
-    if x.shape[1:] != (TILE, TILE) or not np.isfinite(x.sum()) or not x[0].all() and not x[:, x[0] == 0].any(0).all(): return False
+    if x.shape[1:] != (TILE, TILE) or not np.isfinite(x.sum()): return False
+    if (dark := np.flatnonzero(x[0] == 0)).size and not x.reshape(len(x), -1)[:, dark].any(0).all(): return False
     v = x[:, ::4, ::4].copy()
     most = lambda ok, share: np.count_nonzero(ok) > share*v.size
     lo, hi = s.plausible[0]*s.stored_scale, s.plausible[1]*s.stored_scale
