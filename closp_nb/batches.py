@@ -36,18 +36,20 @@ def vary(
     looks = rng.uniform(8, 40)
     return (x + rng.normal(0, .8) + rng.normal(0, .4, (len(x), 1, 1)) + 10*np.log10(rng.gamma(looks, 1/looks, x.shape))).astype('float32')
 
-# %% ../nbs/04_batches.ipynb #31ed9fd5
+# %% ../nbs/04_batches.ipynb #d8fb5fe6
 class TileSet(Dataset):
     "The tiles of one sensor, scaled, with caption, place and label row."
     def __init__(self,
                  cat,               # Catalog; its rows must all be of one sensor
                  train:bool=False,  # vary the views?
                  cache:bool=False,  # keep decoded pixels in memory?
-                 reword:float=0.    # how often a training caption comes as a phrase, 0 to 1
+                 reword:float=0.,   # how often a training caption comes as a phrase, 0 to 1
+                 views:bool=True    # in training, does a tile look otherwise each time?
                 ):
         kinds = sorted(set(cat.frame.sensor))
         if len(kinds) != 1: raise BadInput(f"a TileSet holds one sensor, got {' and '.join(kinds) or 'no tiles'}; pick rows with cat.where(sensor='s1')")
         self.cat, self.train, self.sensor, self.kept, self.reword = cat, train, SENSORS[kinds[0]], {} if cache else None, reword
+        self.views, self.ids = views, cat.frame.id.tolist()
         self.y, self.captions = torch.from_numpy(multihot(cat.frame.labels)), cat.frame.caption.tolist()
         self.lonlat = torch.tensor(cat.frame[['lon', 'lat']].to_numpy(), dtype=torch.float32)
 
@@ -59,30 +61,37 @@ class TileSet(Dataset):
         if i not in self.kept: self.kept[i] = self.cat.pixels(i)
         return self.kept[i]
 
-    def __getitem__(self, i):
+    def scaled(self, x): return scale(x, self.sensor)
+
+    def __getitem__(self, i):      # a row, or (row, seed of its view)
+        i, seed = i if isinstance(i, tuple) else (i, None)
         x, text = self.pixels(i), self.captions[i]
         if self.train:
-            rng = np.random.default_rng(torch.randint(2**31, (1,)).item())
-            x = vary(x, self.sensor, rng)
+            rng = np.random.default_rng(torch.randint(2**31, (1,)).item() if seed is None else seed)
+            if self.views: x = vary(x, self.sensor, rng)
             if rng.random() < self.reword: text = phrase(self.cat.frame.labels[i], int(rng.integers(1, len(PHRASES))))
-        return dict(pixels=torch.from_numpy(scale(x, self.sensor)), caption=text, lonlat=self.lonlat[i], y=self.y[i])
+        return dict(id=self.ids[i], pixels=torch.from_numpy(self.scaled(x)), caption=text, lonlat=self.lonlat[i], y=self.y[i])
 
-def collate(items)->tuple:   # {'pixels': (B, bands, rows, columns), 'captions': list, 'lonlat': (B, 2)}, (B, 12)
+def collate(items)->tuple:   # {'ids': list, 'pixels': (B, bands, rows, columns), 'captions': list, 'lonlat': (B, 2)}, (B, 12)
     "Items of one sensor as a half batch: what the model sees, and the labels."
     shapes = {tuple(i['pixels'].shape) for i in items}
     if len(shapes) > 1: raise BadInput(f'tiles of different sizes cannot share a batch: {sorted(shapes)}; cut them alike (see scan)')
-    return (dict(pixels=torch.stack([i['pixels'] for i in items]), captions=[i['caption'] for i in items], lonlat=torch.stack([i['lonlat'] for i in items])),
+    return (dict(ids=[i['id'] for i in items], pixels=torch.stack([i['pixels'] for i in items]), captions=[i['caption'] for i in items],
+                 lonlat=torch.stack([i['lonlat'] for i in items])),
             torch.stack([i['y'] for i in items]))
 
-# %% ../nbs/04_batches.ipynb #a135d801
+# %% ../nbs/04_batches.ipynb #b0579a12
 class Side:
     "Batches of index pairs: each sensor shuffled on its own, the shorter one repeated."
     def __init__(self,
                  sizes:dict,         # sensor key -> number of tiles
                  bs:int,             # tiles per sensor in a batch
                  shuffle:bool=True,
-                 seed:int=0          # epoch e is shuffled with seed + e
-                ): self.sizes, self.bs, self.shuffle, self.seed, self.epoch = sizes, bs, shuffle, seed, 0
+                 seed:int=0,         # epoch e is shuffled with (seed, e)
+                 views=None          # torch.Generator: draw a seed for each view from it, and ask for (row, seed)
+                ):
+        self.sizes, self.bs, self.shuffle, self.seed, self.views = sizes, bs, shuffle, seed, views
+        self.epoch, self.first, self.part = 0, 0, (0, 1)      # the next epoch, its first batch, and (my number, of how many processes)
 
     def __len__(self): return max(1, max(self.sizes.values())//self.bs) if self.shuffle else -(-max(self.sizes.values())//self.bs)
 
@@ -94,8 +103,14 @@ class Side:
         rng = np.random.default_rng([self.seed, self.epoch])
         if self.shuffle: self.epoch += 1
         total = len(self)*self.bs if self.shuffle else max(self.sizes.values())
-        order = {k: self._order(n, rng, total) for k, n in self.sizes.items()}
-        for b in range(len(self)): yield [{k: int(o[j]) for k, o in order.items()} for j in range(b*self.bs, min((b+1)*self.bs, total))]
+        order = {k: self._order(n, rng, total).tolist() for k, n in self.sizes.items()}
+        if self.views is not None:
+            seeds = torch.randint(2**31, (total, len(order)), generator=self.views).T.tolist()
+            order = {k: list(zip(o, s)) for (k, o), s in zip(order.items(), seeds)}
+        first, self.first, (mine, of) = self.first, 0, self.part
+        for b in range(first, len(self)):
+            lo, n = b*self.bs, min(self.bs, total - b*self.bs)
+            yield [{k: o[j] for k, o in order.items()} for j in range(lo + mine*n//of, lo + (mine+1)*n//of)]
 
 class Both(Dataset):
     "One `TileSet` per sensor, asked for by index pairs."
@@ -108,7 +123,7 @@ def collate_sides(items)->tuple:   # ({'s1': {...}, 's2': {...}}, {'s1': (B, 12)
     halves = {k: collate([i[k] for i in items]) for k in items[0]}
     return {k: x for k, (x, _) in halves.items()}, {k: y for k, (_, y) in halves.items()}
 
-# %% ../nbs/04_batches.ipynb #eff9ecd3
+# %% ../nbs/04_batches.ipynb #50e768ba
 def loader(
     cat,                   # Catalog
     bs:int=64,             # tiles per sensor in a batch
@@ -116,12 +131,16 @@ def loader(
     seed:int=0,            # of the shuffling
     cache:bool=True,       # keep decoded pixels in memory
     workers:int=0,         # processes that read; each opens its own files
-    reword:float=0.        # how often a training caption comes as a phrase
+    reword:float=0.,       # how often a training caption comes as a phrase
+    views:bool=True,       # in training, does a tile look otherwise each time?
+    rng=None,              # torch.Generator for the seeds of the views; without it torch's own, as tiles are read
+    kind=TileSet           # of the datasets
 )->DataLoader:             # of whole batches; raises `BadInput` if there are no tiles
     "Batches with all sensors of a catalog side by side."
-    sets = {k: TileSet(cat.where(sensor=k), train, cache, reword) for k in SENSORS if (cat.frame.sensor == k).any()}
+    sets = {k: kind(cat.where(sensor=k), train, cache, reword, views) for k in SENSORS if (cat.frame.sensor == k).any()}
     if not sets: raise BadInput('there are no tiles to load; check the split and the sensor')
-    return DataLoader(Both(sets), batch_sampler=Side({k: len(d) for k, d in sets.items()}, bs, train, seed), collate_fn=collate_sides, num_workers=workers)
+    return DataLoader(Both(sets), batch_sampler=Side({k: len(d) for k, d in sets.items()}, bs, train, seed, rng if train else None),
+                      collate_fn=collate_sides, num_workers=workers, generator=rng)
 
 def one_sensor(
     cat,                   # Catalog of one sensor
