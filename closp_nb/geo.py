@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLACE_TOWERS', 'check_lonlat', 'spherical_harmonics', 'Siren', 'PlaceTower', 'place_tower', 'GeoCLOSP', 'geo_losses']
 
-# %% ../nbs/07_geo.ipynb #dd1e3617
+# %% ../nbs/07_geo.ipynb #bcdf4651
 import math
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch import nn
 import torch.nn.functional as F
 from .core import BadInput
 from .encoders import build, register
-from .bridge import CLOSP, CLOSP_NB, MODELS, bridge_losses, contrastive, targets_for
+from .losses import pair_loss
+from .bridge import CLOSP, CLOSP_NB, MODELS, Recipe, bridge_losses
 
 # %% ../nbs/07_geo.ipynb #0721bf6e
 def check_lonlat(
@@ -153,7 +154,7 @@ def place_tower(
     if n != tower.degree**2: raise BadInput(f"{weights} {f'has {math.isqrt(n)} degrees, {name} has {tower.degree}' if n else 'holds no place tower'}; give a SatCLIP checkpoint that fits the name")
     return _like(w, dropout=.5, zonal=math.pi)
 
-# %% ../nbs/07_geo.ipynb #95ae8fb7
+# %% ../nbs/07_geo.ipynb #55221104
 class GeoCLOSP(CLOSP):
     "CLOSP with a place tower that teaches the image towers where things are."
     kind = 'geoclosp'
@@ -174,13 +175,13 @@ class GeoCLOSP(CLOSP):
               ):                        # GeoCLOSP
         "Give a model a place tower."
         geo = cls(dict(base.images.items()), base.text, base.recipe, place)
-        geo.project, geo.text_head, geo.log_scale = base.project, base.text_head, base.log_scale
+        geo.project, geo.text_head, geo.log_scale, geo.bias = base.project, base.text_head, base.log_scale, base.bias
         return geo.train(base.training)
 
     def closp(self)->CLOSP:             # sharing all weights
         "The same model without its place tower."
         base = CLOSP(dict(self.images.items()), self.text, self.recipe)
-        base.project, base.text_head, base.log_scale = self.project, self.text_head, self.log_scale
+        base.project, base.text_head, base.log_scale, base.bias = self.project, self.text_head, self.log_scale, self.bias
         return base.train(self.training)
 
     def encode_place(self,
@@ -207,19 +208,19 @@ class GeoCLOSP(CLOSP):
 
 MODELS['geoclosp'] = GeoCLOSP
 
-# %% ../nbs/07_geo.ipynb #25b8c817
+# %% ../nbs/07_geo.ipynb #895b7ae4
 def geo_losses(
-    out:dict,               # what `GeoCLOSP` returns
-    y:dict,                 # sensor key -> (B, 12)
-    kind:str='jaccard',     # of the text targets
-    place:float=1.          # weight of the place beside the text; 1 as the paper, 0 for none
-)->dict:                    # for each sensor key: key + '_loss' and key + '_place_loss', scalars; the total is the sum of all
+    out:dict,                       # what `GeoCLOSP` returns
+    y:dict,                         # sensor key -> (B, 12)
+    recipe:Recipe|str=CLOSP_NB,     # which loss, and which targets for the text; see `bridge_losses`
+    place:float=1.                  # weight of the place beside the text; 1 as the paper, 0 for none
+)->dict:                            # for each sensor key: key + '_loss' and key + '_place_loss', scalars; the total is the sum of all
     "The bridge's losses and one between image and place per sensor, weighted so that each sensor's sum is a mean."
-    parts = bridge_losses(out, y, kind)
+    parts = bridge_losses(out, y, recipe)
     for k in y:
         here = out[k]['located']
         image, spot = out[k]['image'][here], out[k]['place'][here]
-        far = contrastive(image, spot, out['scale'], targets_for(y[k][here], 'diagonal')) if len(spot) else spot.sum()
+        far = pair_loss(image, spot, y[k][here], 'diagonal', out['scale'], out.get('bias')) if len(spot) else spot.sum()
         p = place*here.float().mean()
         parts[f'{k}_loss'], parts[f'{k}_place_loss'] = parts[f'{k}_loss']/(1 + p), far*p/(1 + p)
     return parts

@@ -220,7 +220,7 @@ def test_mean_of_four(recipe, batch, y):
     with torch.no_grad(): out = geo(batch)
     im, tx, pl = (out['s1'][o] for o in ('image', 'text', 'place'))
     four = sum(F.cross_entropy(out['scale']*a @ b.T, torch.arange(4)) for a, b in ((im, tx), (tx, im), (im, pl), (pl, im)))/4
-    parts = geo_losses(out, y, kind='diagonal')
+    parts = geo_losses(out, y, PAPER)
     torch.testing.assert_close(parts['s1_loss'] + parts['s1_place_loss'], four)
 
 def test_wrong_places_are_told(pair, batch):
