@@ -6,7 +6,7 @@
 __all__ = ['CHOICES', 'LIMITS', 'CLOSP_NB', 'PAPER', 'RECIPES', 'MODELS', 'Recipe', 'read_recipe', 'CLOSP', 'rows', 'new_model',
            'bridge_losses', 'fingerprint', 'save_model', 'load_model']
 
-# %% ../nbs/06_bridge.ipynb #18da4487
+# %% ../nbs/06_bridge.ipynb #5655ca27
 import hashlib, json, math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import nn
 import torch.nn.functional as F
 from .core import BadInput, SENSORS, beside
 from .labels import LABELS
-from .encoders import image_tower, text_tower
+from .encoders import image_towers, text_tower
 from .losses import first_bias, pair_loss
 
 # %% ../nbs/06_bridge.ipynb #28d189c0
@@ -125,7 +125,7 @@ class CLOSP(nn.Module):
         out = {k: dict(image=self.encode_image(k, b['pixels']), text=self.encode_text(b['captions'])) for k, b in batch.items()}
         return out | {'scale': self.scale} | ({} if self.bias is None else {'bias': self.bias})
 
-# %% ../nbs/06_bridge.ipynb #fee291cd
+# %% ../nbs/06_bridge.ipynb #baa30236
 def rows(
     encode,            # model.encode_image, model.encode_text, or another that gives unit rows; of a model in evaluation mode
     *args              # for it
@@ -135,31 +135,15 @@ def rows(
 
 MODELS = {'closp': CLOSP}   # kind -> class; chapter 07 adds one
 
-class _Headed(nn.Module):
-    "An image tower with a random linear layer behind it."
-    def __init__(self, tower, width):
-        super().__init__()
-        self.tower, self.head, self.dim = tower, nn.Linear(tower.dim, width), width
-    def forward(self, x): return self.head(self.tower(x))
-
-def _images(recipe, sensors):
-    "Image towers by sensor key, as 'one', 'mix' or 'a+b' names them."
-    names = {'mix': 'resnet50+vit_small'}.get(recipe.towers, recipe.towers).split('+')
-    if len(names) > len(SENSORS): raise BadInput(f"towers '{recipe.towers}' name {len(names)} towers for {len(SENSORS)} sensors; use one name, or two as in resnet50+vit_small")
-    by = dict(zip(SENSORS, names if len(names) > 1 else names*len(SENSORS)))
-    towers = {k: image_tower(by[k], SENSORS[k]) for k in sensors}
-    return {k: _Headed(t, recipe.head) for k, t in towers.items()} if recipe.head else towers
-
 def new_model(
     recipe:Recipe=CLOSP_NB,
     sensors:tuple=('s1', 's2')   # keys
 )->CLOSP:                        # untrained; the seed of the recipe decides its weights; raises `BadInput` for towers that are not there
     "A CLOSP model as a recipe describes it."
     torch.manual_seed(recipe.seed)
-    kw = dict(pooling=recipe.pooling) if recipe.text == 'minilm' else {}
-    images, text = _images(recipe, sensors), text_tower(recipe.text, **kw)
-    if recipe.reader == 'all' and not any(p.requires_grad for p in text.parameters()): raise BadInput(f"the text tower '{recipe.text}' has nothing that learns; use the reader head or frozen")
-    return CLOSP(images, text, recipe)
+    images = image_towers(recipe.towers, sensors, **(dict(head=recipe.head) if recipe.head else {}))
+    kw = (dict(pooling=recipe.pooling) if recipe.text == 'minilm' else {}) | (dict(reader='all') if recipe.reader == 'all' else {})
+    return CLOSP(images, text_tower(recipe.text, **kw), recipe)
 
 # %% ../nbs/06_bridge.ipynb #43f65074
 def bridge_losses(
