@@ -6,7 +6,7 @@
 __all__ = ['CHOICES', 'LIMITS', 'CLOSP_NB', 'PAPER', 'RECIPES', 'MODELS', 'Recipe', 'read_recipe', 'CLOSP', 'rows', 'new_model',
            'bridge_losses', 'fingerprint', 'save_model', 'load_model']
 
-# %% ../nbs/06_bridge.ipynb #5655ca27
+# %% ../nbs/06_bridge.ipynb #39b8f2d9
 import hashlib, json, math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,12 +17,12 @@ from torch import nn
 import torch.nn.functional as F
 from .core import BadInput, SENSORS, beside
 from .labels import LABELS
-from .encoders import image_towers, text_tower
-from .losses import first_bias, pair_loss
+from .batches import FLIPS
+from .encoders import READERS, image_towers, text_tower
+from .losses import KINDS, first_bias, pair_loss
 
-# %% ../nbs/06_bridge.ipynb #28d189c0
-CHOICES = dict(pooling=('mean', 'cls'), reader=('frozen', 'head', 'all'), loss=('softmax', 'sigmoid'), targets=('diagonal', 'equal', 'jaccard'),
-               flips=('none', 'flips', 'dihedral'), precision=('float32', 'bf16'))
+# %% ../nbs/06_bridge.ipynb #f92c5a96
+CHOICES = dict(pooling=('mean', 'cls'), reader=READERS, loss=('softmax', 'sigmoid'), targets=KINDS, flips=FLIPS, precision=('float32', 'bf16'))
 LIMITS = dict(dim=(1, 2**16), scale=(.01, 100), reword=(0, 1), freeze=(-1, math.inf), epochs=(1, math.inf), bs=(2, math.inf), accumulate=(1, math.inf),
               valid=(0, .5), seed=(0, 2**32-1))      # others: from 0 upwards
 
@@ -66,6 +66,10 @@ class Recipe:
             if not fits or number and not lo <= v <= hi:
                 kind = {str: 'text', bool: 'True or False', int: 'a whole number', float: 'a number'}[f.type]
                 raise BadInput(f"a recipe's {f.name} is {kind}{(f' from {lo:g} to {hi:g}' if hi < math.inf else f', {lo:g} or more')*number}; got {v!r}")
+        if 0 < self.speckle < 1: raise BadInput(f"a recipe's speckle is a number of looks, 1 or more, or 0 for none; got {self.speckle!r}")
+
+    @property
+    def views(self): return dict(flips=self.flips, speckle=self.speckle, weather=self.weather)      # for `loader` of chapter 04
 
 # %% ../nbs/06_bridge.ipynb #c94ee417
 CLOSP_NB = Recipe()

@@ -221,7 +221,7 @@ def test_wrong_shapes():
     with pytest.raises(BadInput, match='do not fit 4 pairs'): pair_loss(u, v, y[:3])
     with pytest.raises(BadInput, match='zeros and ones'): matches(y[0])
     for f in (matches, targets_for):
-        with pytest.raises(BadInput, match='diagonal, equal or jaccard'): f(y, 'soft')
+        with pytest.raises(BadInput, match='diagonal, equal, jaccard'): f(y, 'soft')
 
 # ---- collisions
 
