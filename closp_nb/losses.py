@@ -14,12 +14,17 @@ import torch.nn.functional as F
 from .core import BadInput
 from .labels import multihot
 
-# %% ../nbs/05b_losses.ipynb #28f93a39
+# %% ../nbs/05b_losses.ipynb #feeb455e
 def _check_pairs(image, text, targets):
     "Rows must pair up, and every pair needs its target."
     if image.ndim != 2 or image.shape != text.shape or not len(image):
         raise BadInput(f'tiles of shape {tuple(image.shape)} and captions of shape {tuple(text.shape)} do not pair up; give both as (B, dim), row i of one to row i of the other')
     if targets.shape != (len(image), len(image)): raise BadInput(f'targets of shape {tuple(targets.shape)} do not fit {len(image)} pairs; give ({len(image)}, {len(image)}), made from the labels of the same tiles')
+
+def _scores(image, text, scale):
+    "Scaled cosines, in single precision also where the towers run in half of it."
+    wide = lambda x: x.to(torch.promote_types(x.dtype, torch.float32))
+    with torch.autocast(image.device.type, enabled=False): return scale*wide(image) @ wide(text).T
 
 def contrastive(
     image,         # (B, dim) unit rows
@@ -29,7 +34,7 @@ def contrastive(
 ):                 # scalar; raises `BadInput` for shapes that do not pair up
     "Mean of image-to-text and text-to-image cross-entropy."
     _check_pairs(image, text, targets)
-    logits = scale*image @ text.T
+    logits = _scores(image, text, scale)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets))/2
 
 # %% ../nbs/05b_losses.ipynb #7f70ae56
@@ -101,7 +106,7 @@ def targets_for(
     if kind == 'jaccard': t = jaccard(y)**2 + 1e-6*torch.eye(len(y), device=y.device)      # a tile without labels: the millionth, which its row makes one
     return t/t.sum(1, keepdim=True)
 
-# %% ../nbs/05b_losses.ipynb #85d8b31f
+# %% ../nbs/05b_losses.ipynb #33983e03
 def sigmoid_pairs(
     image,         # (B, dim) unit rows
     text,          # (B, dim) unit rows; row i is the caption of tile i
@@ -111,7 +116,7 @@ def sigmoid_pairs(
 ):                 # scalar; raises `BadInput` for shapes that do not pair up
     "Cross-entropy of a yes or no for every pair, summed over the captions and averaged over the tiles."
     _check_pairs(image, text, degrees)
-    logits = scale*image @ text.T + bias
+    logits = _scores(image, text, scale) + bias
     return F.binary_cross_entropy_with_logits(logits, degrees.to(logits.dtype), reduction='sum')/len(image)
 
 def first_bias(

@@ -210,6 +210,14 @@ def test_all_captions_equal(kind):
     sigmoid_pairs(u, word, 14., -2., matches(y, 'equal')).backward()
     assert ((u.grad @ v[0]) < 0).all()                                        # all are drawn to their word
 
+@pytest.mark.parametrize('bias', [None, -3.])
+def test_scores_keep_their_precision(bias):
+    u, v, y = (x.float() for x in a_batch(16, 32, 0))
+    with torch.autocast('cpu', dtype=torch.bfloat16): inside = pair_loss(u, v, y, scale=100., bias=bias)
+    assert inside.dtype == torch.float32 and torch.equal(inside, pair_loss(u, v, y, scale=100., bias=bias))
+    half = pair_loss(u.bfloat16(), v.bfloat16(), y, scale=100., bias=bias)
+    assert half.dtype == torch.float32 and half.item() == pytest.approx(pair_loss(u.bfloat16().float(), v.bfloat16().float(), y, scale=100., bias=bias).item())
+
 # ---- bad input
 
 def test_wrong_shapes():
