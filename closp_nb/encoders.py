@@ -99,7 +99,7 @@ def scaling_map(
     gain, shift = torch.as_tensor(s.std).double()/std, (torch.as_tensor(s.mean).double()-mean)/std
     return gain.float()[:, None, None], shift.float()[:, None, None]
 
-# %% ../nbs/05_encoders.ipynb #4f1cff0a
+# %% ../nbs/05_encoders.ipynb #efb21037
 class TimmTower(nn.Module):
     "A network of the timm library, fitted to the bands of a sensor."
     def __init__(self,
@@ -113,6 +113,7 @@ class TimmTower(nn.Module):
         import timm
         self.hole = S2L1C.names.index('B10') if s.names == tuple(n for n in S2L1C.names if n != 'B10') else None
         self.net, self.size, self.sensor = timm.create_model(name, in_chans=len(s.bands) + (self.hole is not None), num_classes=head), size, s.key
+        self.name = name
         self.dim = head or self.net.num_features
         for k, v in zip(('gain', 'shift'), scaling_map(s, scaling)): self.register_buffer(k, v)
 

@@ -160,7 +160,7 @@ def test_reads_satclip(tmp_path, prefix, wrapped):
 class Trap:
     def __reduce__(self): return (exec, ("raise SystemExit('foreign code ran')",))
 
-@pytest.mark.parametrize('content,mend', [({'state_dict': {'fc.weight': torch.zeros(2)}}, 'holds no place tower'), (torch.zeros(3), 'holds no place tower'), (Trap(), 'cannot be read as plain weights'),
+@pytest.mark.parametrize('content,mend', [({'state_dict': {'fc.weight': torch.zeros(2)}}, 'holds no place tower'), (torch.zeros(3), 'not weights by name'), (Trap(), 'cannot be read as plain weights'),
                                           (PlaceTower(5, 8).state_dict(), 'has 5 degrees, satclip_l10 has 10')])
 def test_refuses_other_files(tmp_path, content, mend):
     torch.save(content, tmp_path/'c.ckpt')
