@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'Published', 'published', 'plain', 'sha256', 'fetch', 'Report', 'compare', 'load_tower', 'write_checkpoint',
-           'published_recipe', 'published_state']
+           'published_recipe', 'published_state', 'load_whole']
 
 # %% ../nbs/05a_weights.ipynb #712b5649
 import argparse, hashlib, json, math, pickle, re
@@ -161,7 +161,7 @@ def compare(
     odd = {k: (tuple(have[k].shape), tuple(want[k].shape)) for k in both if have[k].shape != want[k].shape}
     return Report(file, [k for k in both if k not in odd], [k for k in want if k not in have], [k for k in have if k not in want], list(odd), odd)
 
-# %% ../nbs/05a_weights.ipynb #f5286ba9
+# %% ../nbs/05a_weights.ipynb #2b1f95f3
 def _entry(d, p, sensor, path):
     "The weights of one network in a file, without their prefix."
     w = d.get(p.inside, d) if p.inside else d
@@ -170,8 +170,14 @@ def _entry(d, p, sensor, path):
     if not w or not all(torch.is_tensor(v) for v in w.values()): raise BadInput(f"{path} holds no weights{f' that begin with {prefix}' if prefix else ''} where {p.file} has them; is it that kind of file?")
     return w
 
-def _licence(p, say):
-    if say: say(f'  {p.repo}: {p.licence}')
+def _fit(r, have, path, accept, what):
+    "Refuse numbers that are not finite, and differences that nobody accepted."
+    bad = [k for k in r.loaded if have[k].is_floating_point() and not have[k].isfinite().all()]
+    if bad: raise BadInput(f'{path} is damaged: {bad[0]} holds NaN or infinite numbers; copy it anew')
+    left = r.differences([accept] if isinstance(accept, str) else accept)
+    if not left and r.loaded: return
+    rest = f", or load the rest with accept=[{', '.join(repr(k) for k in left)}]" if r.loaded else '; nothing in it fits'
+    raise BadInput(f"{path} does not fit {what[0]}: {'; '.join(r.short(k, v) for k, v in left.items())}; {what[1]}{rest}")
 
 def load_tower(
     tower:TimmTower,      # changed in place, and told how its pixels were scaled
@@ -190,19 +196,14 @@ def load_tower(
     path = fetch(weights, **get) if str(weights) in WEIGHTS else Path(weights)
     have, want = _entry(plain(path), p, tower.sensor, path), tower.net.state_dict()
     r = compare(have, want, path.name)
-    bad = [k for k in r.loaded if have[k].is_floating_point() and not have[k].isfinite().all()]
-    if bad: raise BadInput(f'{path} is damaged: {bad[0]} holds NaN or infinite numbers; copy it anew')
-    left = r.differences([*p.lacks, *p.extra, *([accept] if isinstance(accept, str) else accept)])
-    if left or not r.loaded:
-        rest = f", or load the rest with accept=[{', '.join(repr(k) for k in left)}]" if r.loaded else '; nothing in it fits'
-        raise BadInput(f"{path} does not fit this {tower.name} for {tower.sensor}: {'; '.join(r.short(k, v) for k, v in left.items())}; a {kind or weights} is a {p.tower}: check kind, tower and head{rest}")
-    tower.net.load_state_dict({k: have[k] for k in r.loaded}, strict=False)
-    tower.rescale(scaling or p.scaling)
+    _fit(r, have, path, [*p.lacks, *p.extra, *([accept] if isinstance(accept, str) else accept)],
+         (f'this {tower.name} for {tower.sensor}', f'a {kind or weights} is a {p.tower}: check kind, tower and head'))
+    tower.rescale(scaling or p.scaling).net.load_state_dict({k: have[k] for k in r.loaded}, strict=False)
     tower.pretrained = [f'net.{k}' for k in r.loaded]
     if cast := {have[k].dtype for k in r.loaded if have[k].dtype != want[k].dtype}: r.notes.append(f"stored as {', '.join(map(str, cast))}")
     if p.sha and str(weights) not in WEIGHTS and not sha256(path).startswith(p.sha): r.notes.append(f'not the published bytes: their SHA-256 begins with {p.sha}')
+    r.notes.append(f'{p.repo}: {p.licence}')
     if say: say(r)
-    _licence(p, say)
     return r
 
 # %% ../nbs/05a_weights.ipynb #d7667ef4
@@ -259,23 +260,22 @@ def write_checkpoint(
     with beside(path, force=True) as part: torch.save({p.inside: w} | rest[p.inside] if p.inside else w, part)
     return path
 
-# %% ../nbs/05a_weights.ipynb #72ad8296
+# %% ../nbs/05a_weights.ipynb #30878e08
 _RENAMED = [(r'(s[12])_encoder\.', r'images.\1.net.'), (r'(s[12])_projection\.', r'project.\1.'), (r'text_model\.', 'text.net.'),
             (r'location_encoder\.', 'place.'), (r'location_projection\.', 'project_place.')]
 
-def _folder(folder, say, get):
-    "Folder with the two files of a whole model; printed licence."
-    name = str(folder)
-    if name in WEIGHTS and not WEIGHTS[name].sensor: folder = [fetch(name, file=f, **get) for f in ('config.json', 'model.safetensors')][0].parent
-    elif name in WEIGHTS: raise BadInput(f"{name} is one encoder; whole models are {', '.join(k for k, p in WEIGHTS.items() if not p.sensor)}")
-    _licence(WEIGHTS[name if name in WEIGHTS else 'closp-rn'], say)
-    return Path(folder)
+def _folder(folder, get):
+    "Folder with the two files of a whole model."
+    if (name := str(folder)) not in WEIGHTS: return Path(folder)
+    if WEIGHTS[name].sensor: raise BadInput(f"{name} is one encoder; whole models are {', '.join(k for k, p in WEIGHTS.items() if not p.sensor)}")
+    return [fetch(name, file=f, **get) for f in ('config.json', 'model.safetensors')][0].parent
 
 def published_recipe(
-    folder              # with config.json
+    folder,             # with config.json, or a whole model's key in WEIGHTS
+    **get               # for `fetch`: revision, download, cache
 )->dict:                # fields of chapter 06's Recipe; raises `BadInput`: no or another config.json
     "What a published model's config.json says, in this book's words."
-    file = Path(folder)/'config.json'
+    file = _folder(folder, get)/'config.json'
     try: c = json.loads(file.read_text())
     except (OSError, ValueError) as e: raise BadInput(f'{file} cannot be read ({type(e).__name__}); copy the model with its config.json') from e
     kinds = dict(vision_model_key=str, s1_head_dim=int, s2_head_dim=int, projection_dim=int, use_location_encoder=bool, logit_scale_init_value=(int, float))
@@ -288,11 +288,10 @@ def published_recipe(
 
 def published_state(
     folder,             # with model.safetensors and config.json, or a whole model's key in WEIGHTS
-    say=print,          # where the licence goes; None keeps it silent
     **get               # for `fetch`: revision, download, cache
 )->dict:                # names as in chapter 06's CLOSP -> tensors; raises `BadInput`: not there, damaged, names that nobody knows
     "The weights of a whole published model, under the names of this book."
-    folder = _folder(folder, say, get)
+    folder = _folder(folder, get)
     recipe, raw, w, odd = published_recipe(folder), plain(folder/'model.safetensors'), {}, []
     for k, v in raw.items():
         new = next((re.sub(f'^{old}', to, k) for old, to in _RENAMED if re.match(old, k)), None)
@@ -306,3 +305,21 @@ def published_state(
         l = torch.arange(math.isqrt(n))
         w['place.gain'] = torch.ones(n).index_fill(0, l*l + l, math.pi)
     return w
+
+# %% ../nbs/05a_weights.ipynb #8d5485c7
+def load_whole(
+    model,              # a CLOSP of chapter 06, made after `published_recipe`; changed in place
+    folder,             # see `published_state`
+    accept=(),          # see `load_tower`; accept=['place.', 'project_place.'] leaves out what GeoCLOSP has more
+    say=print,          # where report and licence go; None keeps them silent
+    **get               # for `fetch`: revision, download, cache
+)->Report:              # raises `BadInput` as `published_state`, or differences that nobody accepted
+    "Give a whole model published weights, and account for every tensor."
+    w, want = published_state(folder, **get), model.state_dict()
+    r = compare(w, want, str(Path(folder).name))
+    _fit(r, w, folder, accept, ('this model', 'make it after published_recipe'))
+    model.load_state_dict({k: w[k] for k in r.loaded}, strict=False)
+    for k, t in model.images.items(): t.pretrained = [n.removeprefix(f'images.{k}.') for n in r.loaded if n.startswith(f'images.{k}.net.')]
+    r.notes.append(f"a published CLOSP: {WEIGHTS['closp-rn'].licence}")
+    if say: say(r)
+    return r
