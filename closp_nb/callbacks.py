@@ -15,10 +15,11 @@ from .core import BadInput
 from .bridge import Recipe
 from .learner import came_with_weights
 
-# %% ../nbs/08b_callbacks.ipynb #0adfd9cc
+# %% ../nbs/08b_callbacks.ipynb #f3099d93
 class Clamp(Callback):
     "Keep the learned scale between 1 and 100, where it has a gradient."
     def after_step(self):
+        if not self.model.log_scale.requires_grad: return
         with torch.no_grad(): self.model.log_scale.clamp_(0, math.log(100) - 1e-6)      # exp(log(100)) is 100.00001 in float32, and has no gradient
 
 # %% ../nbs/08b_callbacks.ipynb #627d7888

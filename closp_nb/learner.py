@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['hold_out', 'in_parts', 'Watch', 'Bridge', 'came_with_weights', 'groups', 'fit', 'bridge_learner']
 
-# %% ../nbs/08a_learner.ipynb #3576e543
+# %% ../nbs/08a_learner.ipynb #b2adc149
 import json, os, tempfile
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 import pandas as pd
 import torch
@@ -85,11 +86,15 @@ class Watch(Callback):
     @property
     def table(self): return pd.DataFrame(self.rows).rename_axis('epoch')
 
-# %% ../nbs/08a_learner.ipynb #6d1fc05d
+# %% ../nbs/08a_learner.ipynb #4f4b6900
 class Bridge(Learner):
     "fastai's learner: a batch may pass in parts, an epoch may begin in the middle, and NaN stops at once."
     part, begin, folder = None, (0, 0), None    # tiles that pass at once; (epoch, batch) to begin with; where to write
     context = nullcontext                       # in which towers run
+
+    def _call_one(self, event):
+        try: super()._call_one(event)
+        except BadInput as e: raise BadInput(str(e).rpartition('\n\t')[2]) from None      # fastai puts a line before it
 
     def _do_fit(self):
         for epoch in range(self.begin[0], self.n_epoch):
@@ -140,7 +145,14 @@ def fit(
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(recipe.epochs, peaks if len(peaks) > 1 else recipe.lr, pct_start=.25)
     return learn.watch.table
 
-# %% ../nbs/08a_learner.ipynb #d0b25c2b
+# %% ../nbs/08a_learner.ipynb #757dc977
+def _takes_on(model, recipe):
+    "A model goes on by another recipe, which must describe it."
+    for f in ('towers', 'head', 'text', 'pooling', 'reader', 'dim', 'loss'):
+        has, wants = getattr(model.recipe, f), getattr(recipe, f)
+        if has != wants: raise BadInput(f"the model was built with {f}={has!r}, the recipe says {wants!r}; train it with replace(recipe, {f}={has!r}), or leave the model out to start a new one")
+    model.recipe, model.said = recipe, asdict(recipe)
+
 def bridge_learner(
     cat,                        # Catalog with a 'train' split
     recipe:Recipe=CLOSP_NB,
@@ -157,13 +169,14 @@ def bridge_learner(
     if model is None:
         model = new_model(recipe, keys)
         if recipe.place: model = GeoCLOSP.around(model, place_tower(recipe.place))
+    else: _takes_on(model, recipe)
     if lack := [k for k in keys if k not in model.images]: raise BadInput(f"the model has no tower for '{lack[0]}'; it knows {', '.join(model.images)}: leave the sensor out of the catalog or take another model")
     seeds.set_state(torch.get_rng_state())
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     many = dict(seed=recipe.seed, workers=workers, rng=seeds, views=views, kind=kind)
     dls = DataLoaders(loader(train, recipe.bs*recipe.accumulate, train=True, reword=recipe.reword, **many), loader(valid, recipe.bs, **many), device=device)
     kinds, ends = (geo_losses, ('_loss', '_place_loss')) if isinstance(model, GeoCLOSP) else (bridge_losses, ('_loss',))
-    def parts(out, y): return kinds(out, y, recipe.targets)
+    def parts(out, y): return kinds(out, y, recipe)
     learn = Bridge(dls, model.to(device), loss_func=lambda out, y: sum(parts(out, y).values()), wd=recipe.wd, splitter=groups,
                    cbs=[Watch(), *cbs], metrics=[_metric(k+end, parts) for k in keys for end in ends])
     if recipe.accumulate > 1: learn.part = recipe.bs
