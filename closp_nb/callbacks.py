@@ -77,13 +77,13 @@ class Best(Callback):
     def after_fit(self):
         if self.kept: self.model.load_state_dict(self.kept, strict=False)
 
-# %% ../nbs/08b_callbacks.ipynb #b18aac10
+# %% ../nbs/08b_callbacks.ipynb #77071d54
 def recipe_callbacks(
     recipe:Recipe,
     model=None          # that will be trained; a fresh one has no layers that came with weights
 )->list:                # of callbacks; raises `BadInput` if all that has weights shall stay frozen and nothing has
     "The guards that a recipe needs."
-    if recipe.freeze < 0 and not (model is not None and came_with_weights(model)):
+    if recipe.freeze < 0 and not any(getattr(m, 'loaded', False) for m in (model.modules() if model else ())):
         raise BadInput('freeze=-1 keeps layers that came with weights as they are, but none did; load weights into a tower first, or set freeze=0')
     half = [Bf16(), ChannelsLast()] if recipe.precision == 'bf16' else []
     return [Clamp()] + [Freeze(recipe.freeze)]*bool(recipe.freeze) + half + [Best(recipe.patience)]*bool(recipe.patience)

@@ -113,7 +113,7 @@ def read_checkpoint(
     except (OSError, ValueError, KeyError, AttributeError): pass
     raise BadInput(f'the checkpoint {path} is damaged; go on from the one before, or begin anew')
 
-# %% ../nbs/08c_resume.ipynb #b8c9ce61
+# %% ../nbs/08c_resume.ipynb #9db9d942
 def run_of(
     learn,              # from `bridge_learner`
     recipe:Recipe
@@ -122,13 +122,13 @@ def run_of(
     rows = [(r.id, r.caption) for d in (learn.dls.train, learn.dls.valid) for s in d.dataset.sets.values() for r in s.cat.frame.itertuples()]
     old = came_with_weights(learn.model)
     return dict(recipe=asdict(recipe), tiles=_hash(json.dumps(rows).encode()),
-                weights={k: list(v.shape) for k, v in learned(learn.model).items()}, old=[n for n, p in learn.model.named_parameters() if p in old])
+                weights={k: list(v.shape) for k, v in learned(learn.model).items()}, known={k: getattr(t, 'known', '') for k, t in learn.model.images.items()}, old=[n for n, p in learn.model.named_parameters() if p in old])
 
 def _same_run(path, was, now):
     "Raise `BadInput` if a checkpoint is of another run."
     other = next((k for k in now['recipe'] if now['recipe'][k] != was['recipe'].get(k)), None)
     for differs, say in [(other, f"a recipe with {other}={was['recipe'].get(other)!r}, this run has {now['recipe'].get(other)!r}"), (was['tiles'] != now['tiles'], 'other tiles than this catalog holds for training'),
-                         (was['weights'] != now['weights'], 'other towers (their weights have other names or shapes)'), (was['old'] != now['old'], 'other layers that came with weights')]:
+                         (was['weights'] != now['weights'] or was['known'] != now['known'], 'other towers (their weights differ in names or shapes, or in value where they are frozen)'), (was['old'] != now['old'], 'other layers that came with weights')]:
         if differs: raise BadInput(f'the checkpoint {path} belongs to {say}; resume with what it was made with, or choose another folder')
 
 class Checkpoint(Callback):

@@ -5,14 +5,17 @@
 # %% auto #0
 __all__ = ['LossLog', 'Bar', 'collision_line', 'train']
 
-# %% ../nbs/09_train.ipynb #c39f3486
+# %% ../nbs/09_train.ipynb #c1e4250e
 from tqdm.auto import tqdm
 from fastai.callback.core import Callback
+from contextlib import nullcontext
 from pathlib import Path
 from .core import BadInput, SENSORS, beside
+from .batches import TileSet
 from .losses import collisions
 from .bridge import CLOSP_NB, Recipe, save_model
 from .callbacks import recipe_callbacks
+from .features import remembered
 from .learner import bridge_learner, fit
 from .resume import Checkpoint
 
@@ -45,7 +48,7 @@ def collision_line(
         said.append(f"{SENSORS[k].name}: {t['tiles that meet their own caption']:.0%} of the tiles meet their own caption on another tile, {t['pairs that share a label']:.0%} of the pairs share a label")
     return f"in a batch of {recipe.bs*recipe.accumulate}, {'; '.join(said)} (targets: {recipe.targets})"
 
-# %% ../nbs/09_train.ipynb #d2aa7727
+# %% ../nbs/09_train.ipynb #530eb091
 def train(
     cat,                        # Catalog with a 'train' split
     recipe:Recipe=CLOSP_NB,
@@ -55,18 +58,23 @@ def train(
     folder=None,                # for log.csv, checkpoints/ and, at the end, model/; nothing is written if left out
     resume:bool=False,          # go on with the run that was broken off in the folder
     every:int=0,                # steps between checkpoints inside an epoch; 0: only after each epoch
+    features=False,             # frozen towers look once: True keeps features in the folder, a path keeps them there for other runs
     cbs=()                      # more fastai callbacks
 )->tuple:                       # model in evaluation mode, table of losses by epoch; raises `BadInput`
     "Train a model as the recipe says."
     if resume and folder is None: raise BadInput('resume needs the folder of the run; say folder=... (--out)')
-    learn = bridge_learner(cat, recipe, model, workers, cbs=cbs)
-    learn.add_cbs(recipe_callbacks(recipe, learn.model))
-    if folder is not None:
-        learn.folder = Path(folder)
-        learn.add_cbs([Checkpoint(learn.folder/'checkpoints', recipe, every, resume), LossLog(learn.folder/'log.csv')])
-    if progress:
-        print(collision_line(learn, recipe))
-        learn.add_cb(Bar())
-    table = fit(learn, recipe)
-    if folder is not None: save_model(learn.model.cpu(), learn.folder/'model', force=resume)
-    return learn.model.cpu().eval(), table
+    if features and model is None: raise BadInput('features of frozen towers are stored, but a new model has none; bring a model whose towers came with weights')
+    keep = None if not features else Path(folder)/'features' if features is True and folder is not None else None if features is True else Path(features)
+    with remembered(model, cat, keep, progress) if features else nullcontext(TileSet) as kind:
+        learn = bridge_learner(cat, recipe, model, workers, not features, kind, cbs)
+        learn.add_cbs(recipe_callbacks(recipe, learn.model))
+        if folder is not None:
+            learn.folder = Path(folder)
+            learn.add_cbs([Checkpoint(learn.folder/'checkpoints', recipe, every, resume), LossLog(learn.folder/'log.csv')])
+        if progress:
+            print(collision_line(learn, recipe))
+            learn.add_cb(Bar())
+        table = fit(learn, recipe)
+    model = learn.model.cpu().eval()
+    if folder is not None: save_model(model, Path(folder)/'model', force=resume)
+    return model, table
