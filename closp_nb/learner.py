@@ -173,7 +173,7 @@ def bridge_learner(
     if lack := [k for k in keys if k not in model.images]: raise BadInput(f"the model has no tower for '{lack[0]}'; it knows {', '.join(model.images)}: leave the sensor out of the catalog or take another model")
     seeds.set_state(torch.get_rng_state())
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    many = dict(seed=recipe.seed, workers=workers, rng=seeds, views=views, kind=kind)
+    many = dict(seed=recipe.seed, workers=workers, rng=seeds, views=views and recipe.views, kind=kind)
     dls = DataLoaders(loader(train, recipe.bs*recipe.accumulate, train=True, reword=recipe.reword, **many), loader(valid, recipe.bs, **many), device=device)
     kinds, ends = (geo_losses, ('_loss', '_place_loss')) if isinstance(model, GeoCLOSP) else (bridge_losses, ('_loss',))
     def parts(out, y): return kinds(out, y, recipe)
