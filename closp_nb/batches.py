@@ -9,7 +9,7 @@ __all__ = ['FLIPS', 'scale', 'vary', 'TileSet', 'collate', 'Side', 'Both', 'coll
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from .core import BadInput, SENSORS
+from .core import BadInput, ALL_SENSORS
 from .labels import PHRASES, multihot, phrase
 
 # %% ../nbs/04_batches.ipynb #e02bc2dd
@@ -57,7 +57,7 @@ class TileSet(Dataset):
                 ):
         kinds = sorted(set(cat.frame.sensor))
         if len(kinds) != 1: raise BadInput(f"a TileSet holds one sensor, got {' and '.join(kinds) or 'no tiles'}; pick rows with cat.where(sensor='s1')")
-        self.cat, self.train, self.sensor, self.kept, self.reword = cat, train, SENSORS[kinds[0]], {} if cache else None, reword
+        self.cat, self.train, self.sensor, self.kept, self.reword = cat, train, ALL_SENSORS[kinds[0]], {} if cache else None, reword
         self.views, self.ids = {} if views is True else views, cat.frame.id.tolist()
         self.y, self.captions = torch.from_numpy(multihot(cat.frame.labels)), cat.frame.caption.tolist()
         self.lonlat = torch.tensor(cat.frame[['lon', 'lat']].to_numpy(), dtype=torch.float32)
@@ -146,7 +146,7 @@ def loader(
     kind=TileSet           # of the datasets
 )->DataLoader:             # of whole batches; raises `BadInput` if there are no tiles
     "Batches with all sensors of a catalog side by side."
-    sets = {k: kind(cat.where(sensor=k), train, cache, reword, views) for k in SENSORS if (cat.frame.sensor == k).any()}
+    sets = {k: kind(cat.where(sensor=k), train, cache, reword, views) for k in ALL_SENSORS if (cat.frame.sensor == k).any()}
     if not sets: raise BadInput('there are no tiles to load; check the split and the sensor')
     return DataLoader(Both(sets), batch_sampler=Side({k: len(d) for k, d in sets.items()}, bs, train, seed, rng if train else None),
                       collate_fn=collate_sides, num_workers=workers, generator=rng)

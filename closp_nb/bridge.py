@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 import torch.nn.functional as F
-from .core import BadInput, SENSORS, beside
+from .core import BadInput, ALL_SENSORS, beside
 from .labels import LABELS
 from .batches import FLIPS
 from .encoders import READERS, image_towers, text_tower
@@ -165,7 +165,7 @@ def bridge_losses(
 def _described(model):
     "What the weights mean, as plain data."
     return dict(kind=model.kind, dim=model.recipe.dim, labels=list(LABELS), recipe=model.said,
-                sensors={k: dict(bands=SENSORS[k].names, unit=SENSORS[k].unit, mean=SENSORS[k].mean.tolist(), std=SENSORS[k].std.tolist()) for k in model.images})
+                sensors={k: dict(bands=ALL_SENSORS[k].names, unit=ALL_SENSORS[k].unit, mean=ALL_SENSORS[k].mean.tolist(), std=ALL_SENSORS[k].std.tolist()) for k in model.images})
 
 def _weights(model):
     "Weights by name, without a reader that stayed as it came."
@@ -201,9 +201,9 @@ def load_model(
     if not isinstance(d, dict) or not {'kind', 'sensors', 'recipe', 'fingerprint'} <= set(d): raise BadInput(f'{folder}: model.json is incomplete; copy the folder anew')
     if d['kind'] not in MODELS: raise BadInput(f"{folder} holds a model of kind '{d['kind']}'; this version knows {', '.join(MODELS)}")
     for k, s in d['sensors'].items():
-        if k not in SENSORS: raise BadInput(f"{folder} was trained on a sensor '{k}'; this version knows {', '.join(SENSORS)}")
-        if tuple(s['bands']) != SENSORS[k].names or s['unit'] != SENSORS[k].unit:
-            raise BadInput(f"{folder} was trained on {k} bands {', '.join(s['bands'])} in {s['unit']}; this version reads {', '.join(SENSORS[k].names)} in {SENSORS[k].unit}")
+        if k not in ALL_SENSORS: raise BadInput(f"{folder} was trained on a sensor '{k}'; this version knows {', '.join(ALL_SENSORS)}")
+        if tuple(s['bands']) != ALL_SENSORS[k].names or s['unit'] != ALL_SENSORS[k].unit:
+            raise BadInput(f"{folder} was trained on {k} bands {', '.join(s['bands'])} in {s['unit']}; this version reads {', '.join(ALL_SENSORS[k].names)} in {ALL_SENSORS[k].unit}")
     try: recipe = read_recipe(d['recipe'])
     except BadInput as e: raise BadInput(f'{folder} has a recipe that this version does not know ({e}); use the version that trained it') from e
     with torch.random.fork_rng(): base = new_model(recipe, tuple(d['sensors']))

@@ -19,7 +19,7 @@ import shapely
 from shapely.geometry import MultiPolygon, Point, Polygon, box
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from .core import BadInput, S1, S2, SENSORS, beside
+from .core import BadInput, S1, S2, ALL_SENSORS, beside
 from .labels import caption, harmonize
 from .tiles import BrokenOff, SOURCES, band_files, band_name, corners, corpus_about, open_raster, read_bands, read_corpus, read_geotiff, read_pixels, source_of, to_lonlat
 
@@ -58,7 +58,7 @@ class Catalog:
     def __len__(self): return len(self._frame)
     def __repr__(self):
         n = self.table.groupby('sensor').size()
-        return f"Catalog({len(self)} tiles: {', '.join(f'{v} {SENSORS[k].name}' for k, v in n.items())})"
+        return f"Catalog({len(self)} tiles: {', '.join(f'{v} {ALL_SENSORS[k].name}' for k, v in n.items())})"
 
     @property
     def table(self): return self._frame        # all columns, the geometry only if somebody has asked for it already
@@ -79,7 +79,7 @@ class Catalog:
         at = tuple(map(int, r.key.split(','))) if re.fullmatch(r'\d+,\d+', r.key) else None
         path = Path(r.path)
         t = (read_corpus(path, r.key) if path.suffix == '.h5' else
-             read_bands(band_files(path), at) if path.is_dir() else read_geotiff(path, SENSORS[r.sensor], at))
+             read_bands(band_files(path), at) if path.is_dir() else read_geotiff(path, ALL_SENSORS[r.sensor], at))
         t.id, t.labels = r.id, tuple(r.labels)
         return t
 
@@ -222,7 +222,7 @@ def corpus_catalog(
 def _sensor_in(path):
     "The sensor that some part of a path names, or None."
     hits = {s.key for part in Path(path).parts for s in (S1, S2) if re.match(rf'(?:{s.key}|sentinel[-_]?{s.key[1]}|{s.key}[ab]_|.*_{s.key}$)', part.lower())}
-    return SENSORS[hits.pop()] if len(hits) == 1 else None
+    return ALL_SENSORS[hits.pop()] if len(hits) == 1 else None
 
 def _windows(p, root):
     "The tiles of one raster (or one folder of bands), which is opened once: yields (place or None, `Tile` or `BadInput`)."

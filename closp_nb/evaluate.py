@@ -8,7 +8,7 @@ __all__ = ['score', 'evaluate', 'summarize', 'label_table', 'draw_labels']
 # %% ../nbs/12_evaluate.ipynb #5c5915af
 import numpy as np
 import pandas as pd
-from .core import BadInput, SENSORS
+from .core import BadInput, ALL_SENSORS
 from .labels import LABELS
 from .metrics import average_precision, bootstrap, exponential_gain, ndcg, precision, random_average_precision, random_ndcg, random_precision
 from .queries import make_queries, relevance
@@ -40,7 +40,7 @@ def evaluate(
     known = (cat.frame.caption != '').to_numpy()
     if not known.any(): raise BadInput('no tile has labels, so there is nothing to score against; add a labels.csv (see scan)')
     parts = []
-    galleries = {SENSORS[k].name: known & (cat.frame.sensor == k).to_numpy() for k in SENSORS} | {'both': known}
+    galleries = {ALL_SENSORS[k].name: known & (cat.frame.sensor == k).to_numpy() for k in ALL_SENSORS} | {'both': known}
     for name, mask in galleries.items():
         if not mask.any(): continue
         c = cat.where(mask)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from .core import BadInput, SENSORS, beside
+from .core import BadInput, ALL_SENSORS, beside
 from .batches import TileSet, scale
 from .learner import came_with_weights
 
@@ -52,7 +52,7 @@ def tower_features(
     progress:bool=False
 )->np.ndarray:          # (tiles, tower.dim) float32, in the catalog's order; raises `BadInput` for tiles of different sizes
     "What a tower says of tiles; it looks at each only once."
-    s, was = SENSORS[cat.frame.sensor[0]], tower.training
+    s, was = ALL_SENSORS[cat.frame.sensor[0]], tower.training
     at = Path(folder)/f'{s.key}-{tower_key(tower, s)}' if folder else None
     known, rows = _stored(at) if at else ({}, None)
     old, new = len(known), []
@@ -108,7 +108,7 @@ def remembered(
         if (cat.frame.sensor == k).any():
             part = cat.where(sensor=k)
             rows[k] = dict(zip(part.frame.id, tower_features(t, part, folder, progress=progress)))
-    for k, t in towers.items(): model.images[k] = Known(t, SENSORS[k])
+    for k, t in towers.items(): model.images[k] = Known(t, ALL_SENSORS[k])
     try: yield partial(FeatureSet, rows=rows)
     finally:
         for k, t in towers.items(): model.images[k] = t

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from .core import BadInput, SENSORS, beside
+from .core import BadInput, ALL_SENSORS, beside
 from .catalog import Catalog
 from .batches import one_sensor
 from .bridge import fingerprint, rows as unit_rows
@@ -29,7 +29,7 @@ def embed(
     model.eval()
     out = np.zeros((len(cat), model.recipe.dim), 'float32')
     with tqdm(total=len(cat), desc='embed', disable=not progress) as bar:
-        for key in SENSORS:
+        for key in ALL_SENSORS:
             rows = np.flatnonzero(cat.frame.sensor == key)
             if not len(rows): continue
             done = 0

@@ -20,7 +20,7 @@ from fastai.callback.schedule import *        # gives Learner fit_one_cycle
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric, Learner
 from fastai.torch_core import set_seed
-from .core import BadInput, SENSORS, beside
+from .core import BadInput, ALL_SENSORS, beside
 from .splits import stratify
 from .batches import TileSet, loader
 from .bridge import CLOSP_NB, Recipe, bridge_losses, new_model
@@ -36,7 +36,7 @@ def hold_out(
     t = cat.where(split='train')
     labelled = t.where(t.frame.caption != '')
     for k in sorted(set(cat.frame.sensor) - set(labelled.frame.sensor)) if len(labelled) else ():
-        raise BadInput(f"no labelled training tile is of {SENSORS[k].name}, but the catalog holds tiles of it; give it some, or leave it out: cat.where(cat.frame.sensor != '{k}')")
+        raise BadInput(f"no labelled training tile is of {ALL_SENSORS[k].name}, but the catalog holds tiles of it; give it some, or leave it out: cat.where(cat.frame.sensor != '{k}')")
     groups = (labelled.frame.sensor + labelled.frame.caption).to_numpy(str)
     aside = stratify(groups, min(.5, max(share, 8/max(1, len(labelled)))), seed) == 'train'      # at least eight tiles
     parts = labelled.where(~aside), labelled.where(aside)
@@ -165,7 +165,7 @@ def bridge_learner(
     "A fastai learner for a catalog and a recipe."
     set_seed(recipe.seed, reproducible=True)
     train, valid = hold_out(cat, recipe.valid, recipe.seed)
-    keys, seeds = tuple(k for k in SENSORS if (train.frame.sensor == k).any()), torch.Generator()
+    keys, seeds = tuple(k for k in ALL_SENSORS if (train.frame.sensor == k).any()), torch.Generator()
     if model is None:
         model = new_model(recipe, keys)
         if recipe.place: model = GeoCLOSP.around(model, place_tower(recipe.place))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import gammaln
 from tqdm.auto import tqdm
-from .core import BadInput, SENSORS, beside, show_tiles
+from .core import BadInput, ALL_SENSORS, beside, show_tiles
 from .labels import LABELS
 from .catalog import Catalog, corpus_catalog, pixel_hash
 from .splits import leaks
@@ -103,7 +103,7 @@ def draw_collisions(
     import seaborn as sns
     from matplotlib.figure import Figure
     f = cat.frame[cat.frame.caption != '']                     # who has no caption is not trained on
-    parts = {'all': f.caption} | {SENSORS[k].name: f.caption[f.sensor == k] for k in SENSORS if (f.sensor == k).any()}
+    parts = {'all': f.caption} | {ALL_SENSORS[k].name: f.caption[f.sensor == k] for k in ALL_SENSORS if (f.sensor == k).any()}
     long = pd.DataFrame([(name, b, s) for name, c in parts.items() if name != 'all' or len(parts) > 2 for b, s in zip(sizes, collision_share(c, sizes)) if b <= len(c)], columns=['tiles', 'batch', 'share'])
     fig = Figure(figsize=(5, 3), layout='constrained')
     ax = fig.subplots()
@@ -135,7 +135,7 @@ def unit_report(
             for n in t.notes: notes[n] = notes.get(n, 0) + 1
             if (h := cat.frame.hash[i]) and h != pixel_hash(t.pixels): wrong[_CHANGED] = wrong.get(_CHANGED, 0) + 1
         lo, mid, hi = np.percentile(np.concatenate(values), [1, 50, 99]) if values else [np.nan]*3
-        rows.append(dict(source=source, sensor=key, tiles=len(index), read=len(values), low=lo, median=mid, high=hi, unit=SENSORS[key].unit, done=_tally(notes), wrong=_tally(wrong)))
+        rows.append(dict(source=source, sensor=key, tiles=len(index), read=len(values), low=lo, median=mid, high=hi, unit=ALL_SENSORS[key].unit, done=_tally(notes), wrong=_tally(wrong)))
     return pd.DataFrame(rows)
 
 _CHANGED = 'its pixels are not those that the catalog was made from'

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from fastai.callback.core import Callback
 from contextlib import nullcontext
 from pathlib import Path
-from .core import BadInput, SENSORS, beside
+from .core import BadInput, ALL_SENSORS, beside
 from .batches import TileSet
 from .losses import collisions
 from .bridge import CLOSP_NB, Recipe, save_model
@@ -45,7 +45,7 @@ def collision_line(
     said = []
     for k, s in learn.dls.train.dataset.sets.items():
         t = collisions(s.captions, s.y.numpy(), min(recipe.bs*recipe.accumulate, len(s)), draws=0).xs('exact', axis=1, level=1).iloc[0]
-        said.append(f"{SENSORS[k].name}: {t['tiles that meet their own caption']:.0%} of the tiles meet their own caption on another tile, {t['pairs that share a label']:.0%} of the pairs share a label")
+        said.append(f"{ALL_SENSORS[k].name}: {t['tiles that meet their own caption']:.0%} of the tiles meet their own caption on another tile, {t['pairs that share a label']:.0%} of the pairs share a label")
     return f"in a batch of {recipe.bs*recipe.accumulate}, {'; '.join(said)} (targets: {recipe.targets})"
 
 # %% ../nbs/09_train.ipynb #530eb091

@@ -11,7 +11,7 @@ warnings.filterwarnings('ignore', '.*torch.jit.script.*')
 import torch
 import torch.nn.functional as F
 
-from closp_nb.bridge import contrastive, jaccard, targets_for
+from closp_nb.losses import contrastive, jaccard, targets_for
 from closp_nb.catalog import to_catalog
 from closp_nb.core import S1, S2, BadInput, Tile
 from closp_nb.index import Index
