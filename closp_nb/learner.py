@@ -86,7 +86,7 @@ class Watch(Callback):
     @property
     def table(self): return pd.DataFrame(self.rows).rename_axis('epoch')
 
-# %% ../nbs/08a_learner.ipynb #4f4b6900
+# %% ../nbs/08a_learner.ipynb #8783e68e
 class Bridge(Learner):
     "fastai's learner: a batch may pass in parts, an epoch may begin in the middle, and NaN stops at once."
     part, begin, folder = None, (0, 0), None    # tiles that pass at once; (epoch, batch) to begin with; where to write
@@ -118,7 +118,8 @@ class Bridge(Learner):
         if self.training: self._do_grad_opt()
 
     def _stop(self, x):
-        path = (Path(self.folder) if self.folder else Path(tempfile.mkdtemp()))/'not_a_number.json'
+        mine, _ = self.dls.train.batch_sampler.part            # each of several processes tells its own share
+        path = (Path(self.folder) if self.folder else Path(tempfile.mkdtemp()))/f"not_a_number{f'-{mine}' if mine else ''}.json"
         told = dict(epoch=self.epoch, step=self.iter, training=self.training, lr=float(self.opt.hypers[-1]['lr']), ids={k: b['ids'] for k, b in x.items()})
         with beside(path, force=True) as tmp: tmp.write_text(json.dumps(told, indent=1))
         raise BadInput(f"the loss is not a number in epoch {self.epoch}, {'' if self.training else 'validation '}step {self.iter} (lr {told['lr']:.2g}): training diverged; try a smaller learning rate, or look at the tiles of this batch, named in {path}")

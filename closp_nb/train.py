@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['LossLog', 'Bar', 'collision_line', 'train']
 
-# %% ../nbs/09_train.ipynb #c1e4250e
+# %% ../nbs/09_train.ipynb #c61afca8
+import tempfile
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+import pandas as pd
 from tqdm.auto import tqdm
 from fastai.callback.core import Callback
-from contextlib import nullcontext
-from pathlib import Path
 from .core import BadInput, ALL_SENSORS, beside
 from .batches import TileSet
 from .losses import collisions
-from .bridge import CLOSP_NB, Recipe, save_model
+from .bridge import CLOSP_NB, Recipe, load_model, save_model
 from .callbacks import recipe_callbacks
 from .features import remembered
 from .learner import bridge_learner, fit
+from .processes import Together, first_alone, launch, my_number
 from .resume import Checkpoint
 
 # %% ../nbs/09_train.ipynb #a00b4b1d
@@ -48,33 +51,45 @@ def collision_line(
         said.append(f"{ALL_SENSORS[k].name}: {t['tiles that meet their own caption']:.0%} of the tiles meet their own caption on another tile, {t['pairs that share a label']:.0%} of the pairs share a label")
     return f"in a batch of {recipe.bs*recipe.accumulate}, {'; '.join(said)} (targets: {recipe.targets})"
 
-# %% ../nbs/09_train.ipynb #530eb091
+# %% ../nbs/09_train.ipynb #8e1e6eac
+def _shared(cat, recipe, processes, folder, cbs, kw):
+    "`train` in several processes."
+    if cbs: raise BadInput('callbacks of your own cannot travel to other processes; train with processes=1')
+    with tempfile.TemporaryDirectory() as tmp:
+        out = Path(folder or tmp)
+        launch('closp_nb.train.train', processes, cat, recipe, folder=out, **kw)
+        return load_model(out/'model'), pd.read_csv(out/'log.csv', index_col='epoch')
+
 def train(
     cat,                        # Catalog with a 'train' split
     recipe:Recipe=CLOSP_NB,
     workers:int=0,              # processes that read tiles
     progress:bool=True,
-    model=None,                 # CLOSP to go on with; a new one if left out
+    model=None,                 # CLOSP to go on with (one process changes it, several a copy); a new one if left out
     folder=None,                # for log.csv, checkpoints/ and, at the end, model/; nothing is written if left out
     resume:bool=False,          # go on with the run that was broken off in the folder
     every:int=0,                # steps between checkpoints inside an epoch; 0: only after each epoch
+    processes:int=1,            # that share each batch (chapter 08e); a script calls this below if __name__ == '__main__'
     features=False,             # frozen towers look once: True keeps features in the folder, a path keeps them there for other runs
     cbs=()                      # more fastai callbacks
 )->tuple:                       # model in evaluation mode, table of losses by epoch; raises `BadInput`
     "Train a model as the recipe says."
     if resume and folder is None: raise BadInput('resume needs the folder of the run; say folder=... (--out)')
     if features and model is None: raise BadInput('features of frozen towers are stored, but a new model has none; bring a model whose towers came with weights')
+    if processes > 1: return _shared(cat, recipe, processes, folder, cbs, dict(workers=workers, progress=progress, model=model, resume=resume, every=every, features=features))
+    mine, of = my_number()
     keep = None if not features else Path(folder)/'features' if features is True and folder is not None else None if features is True else Path(features)
-    with remembered(model, cat, keep, progress) if features else nullcontext(TileSet) as kind:
+    with ExitStack() as stack:
+        with first_alone(): kind = stack.enter_context(remembered(model, cat, keep, progress and not mine) if features else nullcontext(TileSet))
         learn = bridge_learner(cat, recipe, model, workers, not features, kind, cbs)
-        learn.add_cbs(recipe_callbacks(recipe, learn.model))
+        learn.add_cbs(recipe_callbacks(recipe, learn.model) + [Together()]*(of > 1))
         if folder is not None:
             learn.folder = Path(folder)
-            learn.add_cbs([Checkpoint(learn.folder/'checkpoints', recipe, every, resume), LossLog(learn.folder/'log.csv')])
-        if progress:
+            learn.add_cbs([Checkpoint(learn.folder/'checkpoints', recipe, every, resume, not mine)] + [LossLog(learn.folder/'log.csv')]*(not mine))
+        if progress and not mine:
             print(collision_line(learn, recipe))
             learn.add_cb(Bar())
         table = fit(learn, recipe)
     model = learn.model.cpu().eval()
-    if folder is not None: save_model(model, Path(folder)/'model', force=resume)
+    if folder is not None and not mine: save_model(model, Path(folder)/'model', force=resume)
     return model, table

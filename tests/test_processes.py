@@ -1,0 +1,83 @@
+"Several processes give the losses of one."
+import multiprocessing, os, signal, threading, time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from closp_nb.bridge import CLOSP_NB, fingerprint, load_model, new_model
+from closp_nb.core import BadInput
+from closp_nb.encoders import IMAGE_TOWERS, register
+from closp_nb.geo import GeoCLOSP, check_lonlat, place_tower
+from closp_nb.processes import launch
+from closp_nb.resume import checkpoints
+from closp_nb.train import train
+from closp_nb.world import build_world
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='written for processes on a CPU; hide the GPUs to run it')
+RECIPE = replace(CLOSP_NB, towers='plain', text='tiny', place='tiny', epochs=3, bs=4, accumulate=2)
+
+class Plain(nn.Module):
+    "A tower without BatchNorm."
+    def __init__(self, bands):
+        super().__init__()
+        self.body, self.dim = nn.Sequential(nn.Conv2d(bands, 8, 8, 8), nn.GELU(), nn.Conv2d(8, 16, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16
+    def forward(self, x): return self.body(x)
+
+@pytest.fixture(scope='module', autouse=True)
+def plain():
+    register(IMAGE_TOWERS, 'plain')(lambda s: Plain(len(s.bands)))
+    yield
+    del IMAGE_TOWERS['plain']
+
+@pytest.fixture(scope='module')
+def cat(tmp_path_factory):
+    "Some places are unknown, so the shares differ in what they can compare."
+    cat = build_world(tmp_path_factory.mktemp('processes')/'world', 80, share=.6, geotiffs=0, progress=False)
+    cat.frame.loc[::7, ['lon', 'lat']] = np.nan
+    return cat
+
+def model():
+    torch.manual_seed(0)
+    return GeoCLOSP.around(new_model(RECIPE), place_tower('tiny'))
+
+@pytest.fixture(scope='module')
+def two(cat, tmp_path_factory):
+    out = tmp_path_factory.mktemp('two')/'run'
+    return out, *train(cat, RECIPE, progress=False, model=model(), folder=out, processes=2)
+
+def test_two_are_one(cat, two):
+    "Losses to 1e-4 of their size, weights to a thousandth: sums in another order round otherwise, and Adam divides by small numbers."
+    one, table = train(cat, RECIPE, progress=False, model=model())
+    out, both, curve = two
+    assert len(curve) == 3 and list(curve) == list(table)
+    np.testing.assert_allclose(curve, table, rtol=1e-4)
+    for (k, v), w in zip(one.state_dict().items(), both.state_dict().values()): torch.testing.assert_close(w, v, rtol=1e-3, atol=1e-3, msg=lambda m: f'{k}: {m}')
+    assert fingerprint(load_model(out/'model')) == fingerprint(both)
+    pd.testing.assert_frame_equal(pd.read_csv(out/'log.csv', index_col='epoch'), curve)
+
+def test_one_dies_and_the_run_resumes(cat, two, tmp_path):
+    "A process is killed when some checkpoints are there; what is resumed equals the undisturbed run to the byte."
+    out, done = tmp_path/'run', []
+    def kill():
+        while not done and len(checkpoints(out/'checkpoints')) < 2: time.sleep(.01)
+        for p in multiprocessing.active_children()[:1]: os.kill(p.pid, signal.SIGKILL)
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        with pytest.raises(BadInput, match='died') as e: train(cat, RECIPE, progress=False, model=model(), folder=out, every=1, processes=2)
+    finally:
+        done.append(1)
+        killer.join()
+    assert '\n' not in str(e.value) and 'resume' in str(e.value)
+    train(cat, RECIPE, progress=False, model=model(), folder=out, every=1, processes=2, resume=True)
+    assert (out/'log.csv').read_bytes() == (two[0]/'log.csv').read_bytes()
+    assert fingerprint(load_model(out/'model')) == fingerprint(two[1])
+
+def test_refusals_come_home(cat):
+    with pytest.raises(BadInput, match='beyond 180') as e: launch(check_lonlat, 2, (200, 10))
+    assert '\n' not in str(e.value)
+    with pytest.raises(BadInput, match='callbacks'): train(cat, RECIPE, processes=2, cbs=[1])
