@@ -22,18 +22,20 @@ class Clamp(Callback):
         if not self.model.log_scale.requires_grad: return
         with torch.no_grad(): self.model.log_scale.clamp_(0, math.log(100) - 1e-6)      # exp(log(100)) is 100.00001 in float32, and has no gradient
 
-# %% ../nbs/08b_callbacks.ipynb #627d7888
+# %% ../nbs/08b_callbacks.ipynb #acfa9d6c
 class Freeze(Callback):
     "Layers that came with weights stay as they are, BatchNorm included, for some epochs."
     def __init__(self, epochs): self.cold = epochs          # -1: for ever
-    def before_fit(self): self.able = [p for p in came_with_weights(self.model) if p.requires_grad]
+    def before_fit(self):
+        self.old = came_with_weights(self.model)
+        self.able = [p for p in self.old if p.requires_grad]
     def before_train(self):                                 # after fastai has put everything into training mode
         frozen = self.cold < 0 or self.epoch < self.cold
         for p in self.able: p.requires_grad_(not frozen)
         if not frozen: return
         for p in self.able: p.grad = None                   # the optimizer leaves alone what has no gradient: no decay, no momentum
         for m in self.model.modules():
-            if getattr(m, 'loaded', False): m.eval()
+            if getattr(m, 'loaded', False) or any(p in self.old for p in m.parameters(recurse=False)): m.eval()
     def after_fit(self):
         for p in self.able: p.requires_grad_(True)
 
@@ -77,13 +79,13 @@ class Best(Callback):
     def after_fit(self):
         if self.kept: self.model.load_state_dict(self.kept, strict=False)
 
-# %% ../nbs/08b_callbacks.ipynb #77071d54
+# %% ../nbs/08b_callbacks.ipynb #4f5ba05e
 def recipe_callbacks(
     recipe:Recipe,
     model=None          # that will be trained; a fresh one has no layers that came with weights
 )->list:                # of callbacks; raises `BadInput` if all that has weights shall stay frozen and nothing has
     "The guards that a recipe needs."
-    if recipe.freeze < 0 and not any(getattr(m, 'loaded', False) for m in (model.modules() if model else ())):
+    if recipe.freeze < 0 and not any(getattr(m, 'loaded', False) or getattr(m, 'pretrained', ()) for m in (model.modules() if model else ())):
         raise BadInput('freeze=-1 keeps layers that came with weights as they are, but none did; load weights into a tower first, or set freeze=0')
     half = [Bf16(), ChannelsLast()] if recipe.precision == 'bf16' else []
     return [Clamp()] + [Freeze(recipe.freeze)]*bool(recipe.freeze) + half + [Best(recipe.patience)]*bool(recipe.patience)

@@ -124,10 +124,11 @@ class Bridge(Learner):
         with beside(path, force=True) as tmp: tmp.write_text(json.dumps(told, indent=1))
         raise BadInput(f"the loss is not a number in epoch {self.epoch}, {'' if self.training else 'validation '}step {self.iter} (lr {told['lr']:.2g}): training diverged; try a smaller learning rate, or look at the tiles of this batch, named in {path}")
 
-# %% ../nbs/08a_learner.ipynb #13dd4e6e
+# %% ../nbs/08a_learner.ipynb #de200850
 def came_with_weights(model)->set:      # of parameters
-    "Parameters of all modules that say `loaded`."
-    return {p for m in model.modules() if getattr(m, 'loaded', False) for p in m.parameters()}
+    "Parameters that a loader of weights named (`pretrained`, chapter 05a), and all of a module that says `loaded`."
+    named = {p for m in model.modules() if getattr(m, 'pretrained', ()) for n, p in m.named_parameters() if n in m.pretrained}
+    return named | {p for m in model.modules() if getattr(m, 'loaded', False) for p in m.parameters()}
 
 def groups(model)->list:                # of one or two lists: what came with weights, what is fresh
     "Parameters that may change, for the optimizer."

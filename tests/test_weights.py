@@ -378,3 +378,23 @@ def test_bad_whole_models(tmp_path):
     save_file({'logit_scale': torch.ones(1)}, tmp_path/'model.safetensors')
     no('cannot place: logit_scale', tmp_path)
     no('whole models are closp-rn', 'moco-s2-resnet50')
+
+def test_what_was_loaded_is_what_learns_slowly_and_freezes(tmp_path):
+    "The loader names tensors; the learner groups and freezes exactly those, and the random head stays fresh."
+    from closp_nb.callbacks import Freeze
+    from closp_nb.learner import came_with_weights, groups
+    model = CLOSP({'s2': image_tower('resnet18:1000', S2)}, text_tower('tiny'), replace(PAPER, text='tiny'))
+    assert not came_with_weights(model)
+    load_tower(model.images['s2'], write_checkpoint('moco-s2-resnet18', tmp_path), kind='moco-s2-resnet18', say=None)
+    old, new = groups(model)
+    names = {p: n for n, p in model.named_parameters()}
+    assert len(old) == 60 and all(names[p].startswith('images.s2.net.') for p in old)
+    assert {names[p] for p in new} == {'images.s2.net.fc.weight', 'images.s2.net.fc.bias', 'project.s2.weight', 'project.s2.bias'}
+    guard, model = Freeze(-1), model.train()
+    guard.learn = type('L', (), dict(model=model, epoch=0))()
+    guard.before_fit(); guard.before_train()
+    assert not any(p.requires_grad for p in old) and all(p.requires_grad for p in new)
+    norms = [m for m in model.images['s2'].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms), 'BatchNorm stands still'
+    guard.after_fit()
+    assert all(p.requires_grad for p in old)
