@@ -144,3 +144,21 @@ def test_nan_names_its_tiles(cat, tmp_path):
 class Poison(Callback):
     def before_batch(self):
         if self.epoch == 1 and self.iter == 1 and self.training: self.xb[0]['s1']['pixels'][0, 0, 0, 0] = math.nan
+
+def test_some_came_with_weights(cat):
+    "Names in `pretrained`, as a loader of weights leaves them: only these freeze, and BatchNorm whose numbers all came stands still."
+    model = new_model(QUICK)
+    tower = model.images['s2']
+    tower.pretrained = [n for n, _ in tower.named_parameters() if n.startswith('body.0')]
+    assert len(groups(model)[0]) == len(tower.pretrained) == 3
+    before = learned(model)
+    after = learned(run(cat, replace(QUICK, freeze=-1), model=model)[0])
+    still = {k for k, v in before.items() if torch.equal(v, after[k])}
+    assert {k for k in before if k.startswith('images.s2.body.0.')} == {k for k in still if k.startswith('images.s2.')}
+
+def test_views_follow_the_recipe(cat):
+    learn = bridge_learner(cat, replace(QUICK, flips='none', speckle=0., weather=0.))
+    d = learn.dls.train.dataset.sets['s1']
+    assert torch.equal(d[0, 1]['pixels'], d[0, 2]['pixels'])
+    d = bridge_learner(cat, QUICK).dls.train.dataset.sets['s1']
+    assert not torch.equal(d[0, 1]['pixels'], d[0, 2]['pixels'])
