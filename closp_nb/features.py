@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tower_key', 'tower_features', 'Known', 'FeatureSet', 'remembered']
 
-# %% ../nbs/08d_features.ipynb #46affef4
+# %% ../nbs/08d_features.ipynb #7fb51690
 import hashlib, json
 from contextlib import contextmanager
 from functools import partial
@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 from .core import BadInput, ALL_SENSORS, beside
+from .catalog import pixel_hash
 from .batches import TileSet, scale
 from .learner import came_with_weights
 
-# %% ../nbs/08d_features.ipynb #baf4dd77
+# %% ../nbs/08d_features.ipynb #31d89084
 def tower_key(
     tower,           # image tower
     sensor           # Sensor whose tiles it sees
@@ -29,9 +30,7 @@ def tower_key(
     for k, v in sorted(tower.state_dict().items()): h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
-def _tile_key(x): return hashlib.blake2b(np.ascontiguousarray(x, '<f4').tobytes(), digest_size=8).hexdigest()
-
-# %% ../nbs/08d_features.ipynb #92e14ff1
+# %% ../nbs/08d_features.ipynb #cd03fad8
 def _stored(folder):
     "Tile key -> row, and the rows; nothing if they do not fit each other."
     try: keys, rows = json.loads((folder/'tiles.json').read_text()), np.load(folder/'rows.npy', mmap_mode='r')
@@ -61,7 +60,7 @@ def tower_features(
     tower.eval()
     for lo in tqdm(range(0, len(todo), bs), desc=f'features {s.key}', disable=not progress):
         pixels = {i: cat.pixels(i) for i in todo[lo:lo+bs]}
-        for i, x in pixels.items(): keys[i] = keys[i] or _tile_key(x)
+        for i, x in pixels.items(): keys[i] = keys[i] or pixel_hash(x)
         fresh = {keys[i]: x for i, x in pixels.items() if keys[i] not in known}
         known |= {k: len(known)+n for n, k in enumerate(fresh)}
         if fresh: new.append(_seen(tower, s, list(fresh.values())))

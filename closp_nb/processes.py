@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['my_number', 'gathered', 'Together', 'launch', 'first_alone']
 
-# %% ../nbs/08e_processes.ipynb #6c4ef4dc
-import os, pickle, tempfile
+# %% ../nbs/08e_processes.ipynb #35409d6c
+import multiprocessing, os, pickle, tempfile, threading
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -77,7 +77,7 @@ class Together(Callback):
         norms = [m for m in self.model.modules() if type(m) in (nn.BatchNorm1d, nn.BatchNorm2d) and m.training]
         _average([b for m in norms for b in (m.running_mean, m.running_var)])
 
-# %% ../nbs/08e_processes.ipynb #cb0fc796
+# %% ../nbs/08e_processes.ipynb #06ccc70a
 def _unpacked(job):
     "A function and its arguments, from the process that started this one."
     try: f, args, kw = pickle.loads(job)
@@ -85,7 +85,13 @@ def _unpacked(job):
     if isinstance(f, str): f = getattr(import_module(f.rpartition('.')[0]), f.rpartition('.')[2])
     return f, args, kw
 
+def _follow():
+    "End when the process that started this one is gone; it would train on alone otherwise."
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
 def _work(mine, of, place, job, threads):
+    threading.Thread(target=_follow, daemon=True).start()
     torch.set_num_threads(threads)
     os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')         # all processes are on this machine
     gpu = torch.cuda.is_available()

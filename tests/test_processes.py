@@ -1,6 +1,7 @@
 "Several processes give the losses of one."
-import multiprocessing, os, signal, threading, time
+import multiprocessing, os, signal, subprocess, sys, threading, time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -81,3 +82,29 @@ def test_refusals_come_home(cat):
     with pytest.raises(BadInput, match='beyond 180') as e: launch(check_lonlat, 2, (200, 10))
     assert '\n' not in str(e.value)
     with pytest.raises(BadInput, match='callbacks'): train(cat, RECIPE, processes=2, cbs=[1])
+
+def linger(folder):
+    (Path(folder)/str(os.getpid())).touch()
+    time.sleep(300)
+
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except OSError: return False
+
+@pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='looks into /proc')
+def test_nobody_trains_on_alone(tmp_path):
+    "Kill the process that started the others, and they end."
+    here = Path(__file__).resolve()
+    code = f"from closp_nb.processes import launch\nif __name__ == '__main__': launch('test_processes.linger', 2, {str(tmp_path)!r})"
+    p = subprocess.Popen([sys.executable, '-c', code], env=os.environ | {'PYTHONPATH': f'{here.parent.parent}{os.pathsep}{here.parent}'})
+    try:
+        end = time.time() + 120
+        while len(list(tmp_path.iterdir())) < 2 and time.time() < end: time.sleep(.1)
+        pids = [int(f.name) for f in tmp_path.iterdir()]
+        assert len(pids) == 2 and all(map(alive, pids))
+    finally:
+        p.kill()
+        p.wait()
+    end = time.time() + 20
+    while any(map(alive, pids)) and time.time() < end: time.sleep(.1)
+    assert not any(map(alive, pids))
