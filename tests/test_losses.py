@@ -12,7 +12,7 @@ from closp_nb.bridge import CLOSP_NB, PAPER, bridge_losses, load_model, new_mode
 from closp_nb.core import BadInput
 from closp_nb.geo import GeoCLOSP, geo_losses
 from closp_nb.labels import LABELS, multihot
-from closp_nb.losses import collisions, contrastive, first_bias, jaccard, matches, pair_loss, sigmoid_pairs, targets_for
+from closp_nb.losses import joint_loss, collisions, contrastive, first_bias, jaccard, matches, pair_loss, sigmoid_pairs, targets_for
 
 KINDS = ('diagonal', 'equal', 'jaccard')
 
@@ -61,7 +61,7 @@ def test_default_targets_are_those_of_before(b):
     t = j**2 + 1e-6*torch.eye(len(y))
     assert torch.equal(jaccard(y), j) and torch.equal(targets_for(y), t/t.sum(1, keepdim=True)) and torch.equal(targets_for(y, 'diagonal'), torch.eye(len(y)))
 
-def test_default_loss_is_that_of_before():
+def test_graded_loss_is_that_of_before():
     torch.manual_seed(0)
     u, v, y = (x.float() for x in a_batch(32, 384, 5, 0.))
     scale = torch.tensor(1/.07).log().exp().clamp(max=100)
@@ -69,7 +69,7 @@ def test_default_loss_is_that_of_before():
     before = (F.cross_entropy(logits, T) + F.cross_entropy(logits.T, T))/2
     assert torch.equal(pair_loss(u, v, y, scale=scale), before)
     out = {'s1': dict(image=u, text=v), 'scale': scale}
-    assert torch.equal(bridge_losses(out, {'s1': y})['s1_loss'], before) and torch.equal(bridge_losses(out, {'s1': y}, 'jaccard')['s1_loss'], before)
+    assert torch.equal(bridge_losses(out, {'s1': y}, replace(SMALL, targets='jaccard', joint=False))['s1_loss'], before) and torch.equal(bridge_losses(out, {'s1': y}, 'jaccard')['s1_loss'], before)
 
 # ---- softmax
 
@@ -311,10 +311,26 @@ def test_recipe_and_model_must_agree():
 @pytest.mark.parametrize('targets', KINDS)
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 def test_recipe_picks(loss, targets):
-    r = replace(SMALL, loss=loss, targets=targets)
+    r = replace(SMALL, loss=loss, targets=targets, joint=False)
     x, y = some()
     out = new_model(r).eval()(x)
     want = {'softmax': lambda o, t: contrastive(o['image'], o['text'], out['scale'], targets_for(t, targets)), 'sigmoid': lambda o, t: sigmoid_pairs(o['image'], o['text'], out['scale'], out.get('bias'), matches(t, targets))}[loss]
     for by in (r, targets):
         got = bridge_losses(out, y, by)
         assert set(got) == {'s1_loss', 's2_loss'} and all(torch.equal(got[f'{k}_loss'], want(out[k], y[k])) for k in y)
+
+@pytest.mark.parametrize('kind', ['diagonal', 'equal', 'jaccard', 'asked'])
+def test_joint_is_one_softmax_over_both_sensors(kind):
+    torch.manual_seed(0)
+    u, v = (F.normalize(torch.randn(10, 16, dtype=torch.float64), dim=1) for _ in range(2))
+    y = (torch.rand(10, 12) < .3).double()
+    parts = joint_loss([u[:4], u[4:]], [v[:4], v[4:]], [y[:4], y[4:]], kind, 9.)
+    there, back = targets_for(y, kind), targets_for(y, kind, back=True)
+    rows = [-(sum(float(t)*float(p) for t, p in zip(there[i], (9*v @ u[i]).log_softmax(0))) + sum(float(t)*float(p) for t, p in zip(back[i], (9*u @ v[i]).log_softmax(0))))/2 for i in range(10)]
+    assert [p.item() for p in parts] == pytest.approx([sum(rows[:4])/4, sum(rows[4:])/6], abs=1e-9)
+    assert joint_loss([u], [v], [y], kind, 9.)[0].item() == pytest.approx(contrastive(u, v, 9., there, back).item(), abs=1e-9)
+
+def test_asked_targets_are_shares_of_what_is_named():
+    y = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=torch.float32)       # tiles down, captions across
+    assert torch.allclose(matches(y, 'asked'), torch.tensor([[1, 1, 0, 0], [.25, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float32))
+    assert torch.allclose(targets_for(y, 'asked', back=True)[0], torch.tensor([.8, .2, 0, 0]))
