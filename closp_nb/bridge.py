@@ -22,10 +22,10 @@ from .batches import FLIPS
 from .encoders import READERS, image_towers, text_tower
 from .losses import KINDS, first_bias, joint_loss, pair_loss
 
-# %% ../nbs/06_bridge.ipynb #e86f9d67
+# %% ../nbs/06_bridge.ipynb #dab71e27
 CHOICES = dict(pooling=('mean', 'cls'), reader=READERS, loss=('softmax', 'sigmoid'), targets=KINDS, flips=FLIPS, precision=('float32', 'bf16'))
 LIMITS = dict(dim=(1, 2**16), scale=(.01, 100), reword=(0, 1), freeze=(-1, math.inf), epochs=(1, math.inf), bs=(2, math.inf), accumulate=(1, math.inf),
-              valid=(0, .5), seed=(0, 2**32-1))      # others: from 0 upwards
+              valid=(0, .5), place_noise=(0, 1e7), place_drop=(0, 1), seed=(0, 2**32-1))      # others: from 0 upwards
 
 @dataclass(frozen=True)
 class Recipe:
@@ -37,6 +37,10 @@ class Recipe:
     pooling:str = 'mean'           # of the text tower: mean | cls
     reader:str = 'head'            # what learns of the text tower: frozen | head (a small linear map) | all
     place:str = ''                 # place tower of GeoCLOSP (chapter 07); none makes it CLOSP
+    place_weight:float = 1.        # of the loss between tile and place, beside 1 for tile and text
+    place_text:float = 0.          # of a loss between caption and place, which the paper leaves out
+    place_noise:float = 0.         # metres by which coordinates are shaken in training
+    place_drop:float = 0.          # share of the training tiles whose place is hidden in each step
     dim:int = 384                  # of the shared space
     scale:float = 1/.07            # 1 / temperature at the start
     learn_scale:bool = True
@@ -89,7 +93,7 @@ def read_recipe(
     if new: raise BadInput(f"a recipe has no field '{new[0]}'; its fields are {', '.join(f.name for f in fields(Recipe))}")
     return Recipe(**d)
 
-# %% ../nbs/06_bridge.ipynb #99cffc0c
+# %% ../nbs/06_bridge.ipynb #47b919bb
 class CLOSP(nn.Module):
     "Image towers and a reader that meet in one space of unit vectors."
     kind = 'closp'
@@ -126,6 +130,8 @@ class CLOSP(nn.Module):
         if isinstance(texts, str): texts = [texts]
         t = self.text(texts).to(self.log_scale.device)
         return F.normalize(t if self.text_head is None else t + self.text_head(t), dim=1)
+
+    def shape_like(self, w): pass      # weights by name; here the recipe has said all shapes, in chapter 07 the place tower takes its own from them
 
     def forward(self, batch):          # sensor key -> {'pixels', 'captions', ...}
         out = {k: dict(image=self.encode_image(k, b['pixels']), text=self.encode_text(b['captions'])) for k, b in batch.items()}
@@ -207,7 +213,7 @@ def save_model(
         (tmp/'model.json').write_text(json.dumps(_described(model) | {'fingerprint': fingerprint(model)}, indent=1))
     return Path(folder)
 
-# %% ../nbs/06_bridge.ipynb #6a921d8e
+# %% ../nbs/06_bridge.ipynb #a1cac033
 def load_model(
     folder          # as `save_model` wrote it
 )->CLOSP:           # ready to search with; raises `BadInput`: not there, not a model, damaged, other sensors than this version's
@@ -226,6 +232,7 @@ def load_model(
     except BadInput as e: raise BadInput(f'{folder} has a recipe that this version does not know ({e}); use the version that trained it') from e
     with torch.random.fork_rng(): base = new_model(recipe, tuple(d['sensors']))
     model = base if d['kind'] == 'closp' else MODELS[d['kind']].around(base)
+    model.shape_like(w)
     lack = set(_weights(model)) ^ set(w)
     if lack: raise BadInput(f"{folder} does not fit its own description ({', '.join(sorted(lack)[:3])}); copy it anew")
     model.load_state_dict(w, strict=False)

@@ -195,7 +195,7 @@ def test_without_its_place_it_is_closp(pair, batch, y):
     for k in batch:
         for part in ('image', 'text'): assert torch.equal(a[k][part], b[k][part]) and torch.equal(a[k][part], c[k][part])
     assert fingerprint(geo.closp()) == fingerprint(plain) != fingerprint(geo)
-    assert {k: v.item() for k, v in geo_losses(b, y, place=0).items() if 'place' not in k} == {k: v.item() for k, v in bridge_losses(a, y).items()}
+    assert {k: v.item() for k, v in geo_losses(b, y, replace(SMALL, place_weight=0.)).items() if 'place' not in k} == {k: v.item() for k, v in bridge_losses(a, y).items()}
 
 def test_missing_places(pair, batch, y):
     geo = pair[1].train()
