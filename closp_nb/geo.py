@@ -19,13 +19,13 @@ from .weights import WEIGHTS, fetch, plain as plain_weights
 from .splits import EARTH
 from .bridge import CLOSP, CLOSP_NB, MODELS, Recipe, bridge_losses
 
-# %% ../nbs/07_geo.ipynb #0721bf6e
+# %% ../nbs/07_geo.ipynb #9190bc74
 def check_lonlat(
     lonlat,              # (n, 2) or one pair: tensor, array or list; degrees, longitude first
     missing:bool=False   # may rows be NaN (a tile whose place nobody knows)?
 )->torch.Tensor:         # (n, 2) floating point; raises `BadInput` that names the first bad row and the mend
     "Coordinates that can be on Earth."
-    try: x = lonlat if torch.is_tensor(lonlat) else torch.as_tensor(np.asarray(lonlat, 'float64'))
+    try: x = lonlat if torch.is_tensor(lonlat) else torch.tensor(np.array(lonlat, 'float64'))
     except (TypeError, ValueError): raise BadInput(f'lonlat must be numbers, got {lonlat!r:.40}; give pairs of degrees such as (12.5, 41.9)') from None
     if x.ndim == 1: x = x[None]
     if x.ndim != 2 or x.shape[1] != 2: raise BadInput(f'lonlat has shape {tuple(x.shape)}; give (n, 2): one row of longitude, latitude per place')
