@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['QUERIES', 'COMMANDS', 'samples', 'search', 'save_hits', 'index', 'corpus_build', 'corpus_check', 'corpus_show',
-           'train', 'ablate', 'demo', 'run', 'main']
+           'demo', 'run', 'main']
 
-# %% ../nbs/14_cli.ipynb #b0ce85d3
-import shutil, sys, warnings
+# %% ../nbs/14_cli.ipynb #590c8c74
+import sys, warnings
 from dataclasses import replace
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
+from .runs import ablate, train
 
 # %% ../nbs/14_cli.ipynb #e9dc84e8
 def samples(
@@ -125,65 +126,6 @@ def corpus_show(
     "Draw what a corpus holds: labels, places, captions, tiles."
     from closp_nb.survey import draw_survey, open_catalog
     for p in draw_survey(open_catalog(path), out, force): print(f'wrote {p}')
-
-# %% ../nbs/14_cli.ipynb #33f56952
-def _changed(recipe, changes):
-    "A recipe with fields changed, given as text: 'lr=1e-3,epochs=5'."
-    from closp_nb.bridge import RECIPES, read_recipe
-    from dataclasses import asdict
-    if recipe not in RECIPES: raise BadInput(f"no recipe '{recipe}'; use one of {', '.join(RECIPES)}")
-    d = asdict(RECIPES[recipe])
-    for c in filter(None, changes.split(',')):
-        k, eq, v = (w.strip() for w in c.partition('='))
-        if not eq or k not in d: raise BadInput(f"--change '{c}' is no field=value; fields are {', '.join(d)}")
-        kind = type(d[k])
-        try: d[k] = {'true': True, 'false': False}[v.lower()] if kind is bool else kind(v)
-        except (KeyError, ValueError) as e: raise BadInput(f"--change {k}: '{v}' is no {kind.__name__}") from e
-    return read_recipe(d | dict(name=d['name'] if not changes else f'{recipe} ({changes})'))
-
-def train(
-    corpus:str,            # a corpus or a catalog with a training split
-    out:str='run',         # folder for log.csv, checkpoints/ and, at the end, model/
-    recipe:str='closp_nb', # or: paper
-    change:str='',         # fields of the recipe: towers=resnet50,lr=1e-3,epochs=5
-    resume:bool=False,     # go on with the run that was broken off in the folder
-    every:int=0,           # steps between checkpoints inside an epoch; 0: after each epoch only
-    nproc:int=1,           # processes that share each batch
-    workers:int=0,         # processes that read tiles
-    force:bool=False       # replace the folder if it is there
-):
-    "Train a model on a corpus."
-    from closp_nb.bridge import fingerprint
-    from closp_nb.survey import open_catalog
-    from closp_nb.train import train as fit
-    r, cat = _changed(recipe, change), open_catalog(corpus)
-    if not resume:
-        if check_free(out, force).exists(): shutil.rmtree(out)
-    model, table = fit(cat, r, workers, folder=out, resume=resume, every=every, processes=nproc)
-    print(table.round(4).tail(3).to_string())
-    print(f'model {fingerprint(model)} in {out}/model\nclosp index {corpus} --model {out}/model')
-
-def ablate(
-    out:str='ablation',    # folder that keeps one table for each run; runs that are there are not run again
-    data:str='world',      # a generated world, a corpus, or a folder with EuroSAT's pictures
-    recipe:str='closp_nb', # the top of the ladder
-    change:str='',         # fields of it: epochs=5
-    seeds:int=3,
-    n:int=3600             # tiles of the generated world
-):
-    "Train a ladder of recipes, from the paper's to this book's, and say what each step brings."
-    from closp_nb.ablation import ablate as climb, compare, draw_ladder, eurosat_catalog
-    from closp_nb.survey import open_catalog
-    from closp_nb.world import build_world
-    r, folder = _changed(recipe, change), Path(out)
-    if data == 'world': cat = open_catalog(folder/'world') if (folder/'world').exists() else build_world(folder/'world', n, geotiffs=0, workers=2)
-    else: cat = eurosat_catalog(data) if any(Path(data).glob('**/Forest_*.jpg')) else open_catalog(data)
-    runs, best = climb(cat, folder/'runs', r, tuple(range(seeds)))
-    table = compare(runs, best)
-    for name, what in (('runs.csv', runs), ('table.csv', table)):
-        with beside(folder/name, force=True) as tmp: what.to_csv(tmp, index=False, float_format='%.6f')
-    with beside(folder/'ladder.png', force=True) as tmp: draw_ladder(table).savefig(tmp, format='png', dpi=110)
-    print(table.round(3).to_string(index=False) + f'\n(compared with "{best}": its best rate on this very gallery; wrote {out}/runs.csv, table.csv, ladder.png)')
 
 # %% ../nbs/14_cli.ipynb #388ccf45
 QUERIES = {'flooded area near water': 'hits_flooded_area_near_water.png', 'burned forest': 'hits_burned_forest.png',
