@@ -25,7 +25,7 @@ def _changed(recipe, changes):
         except (KeyError, ValueError) as e: raise BadInput(f"--change {k}: '{v}' is no {kind.__name__}") from e
     return read_recipe(d | dict(name=d['name'] if not changes else f'{recipe} ({changes})'))
 
-# %% ../nbs/13a_runs.ipynb #58f3f43a
+# %% ../nbs/13a_runs.ipynb #30eb5a26
 def train(
     corpus:str,            # a corpus or a catalog with a training split
     out:str='run',         # folder for log.csv, checkpoints/ and, at the end, model/
@@ -41,6 +41,7 @@ def train(
     from closp_nb.bridge import fingerprint
     from closp_nb.survey import open_catalog
     from closp_nb.train import train as fit
+    if nproc < 1 or every < 0: raise BadInput(f'--nproc starts at 1 and --every at 0; got {nproc} and {every}')
     r, cat = _changed(recipe, change), open_catalog(corpus)
     if not resume:
         if check_free(out, force).exists(): shutil.rmtree(out)
@@ -48,7 +49,7 @@ def train(
     print(table.round(4).tail(3).to_string())
     print(f'model {fingerprint(model)} in {out}/model\nclosp index {corpus} --model {out}/model')
 
-# %% ../nbs/13a_runs.ipynb #e546bc41
+# %% ../nbs/13a_runs.ipynb #002e09a6
 def ablate(
     out:str='ablation',    # folder that keeps one table for each run; runs that are there are not run again
     data:str='world',      # a generated world, a corpus, or a folder with EuroSAT's pictures
@@ -61,6 +62,7 @@ def ablate(
     from closp_nb.ablation import ablate as climb, compare, draw_ladder, eurosat_catalog
     from closp_nb.survey import open_catalog
     from closp_nb.world import build_world
+    if seeds < 1: raise BadInput(f'a ladder needs at least one seed; got --seeds {seeds}')
     r, folder = _changed(recipe, change), Path(out)
     if data == 'world': cat = open_catalog(folder/'world') if (folder/'world').exists() else build_world(folder/'world', n, geotiffs=0, workers=2)
     else: cat = eurosat_catalog(data) if any(Path(data).glob('**/Forest_*.jpg')) else open_catalog(data)
