@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'CRISES', 'NOMENCLATURES', 'CORINE', 'RAW', 'PHRASES', 'SYNONYMS', 'TEMPLATES', 'harmonize', 'label_codes',
-           'labels_by_area', 'caption', 'multihot', 'labels_of', 'phrase', 'say']
+           'labels_by_area', 'caption', 'multihot', 'labels_of', 'phrase', 'say', 'collision_share']
 
 # %% ../nbs/01_labels.ipynb #bb6ebcd7
 import difflib, re
@@ -231,3 +231,17 @@ def say(
     words = [str(rng.choice(SYNONYMS[l])) for l in rng.permutation([l for l in LABELS if l in labels])]
     if not words: return ''
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(' and '.join(filter(None, [', '.join(words[:-1]), words[-1]])))
+
+# %% ../nbs/01_labels.ipynb #31c77755
+def collision_share(
+    captions,                         # one text per tile
+    sizes=(8, 16, 32, 64, 128, 256)   # of batches; larger than all tiles counts as all of them
+)->np.ndarray:                        # for every size, the share of tiles that meet another tile of the same caption in their batch
+    "How often a batch calls a right caption wrong."
+    N = len(captions)
+    n, kinds = np.unique(np.unique(list(captions), return_counts=True)[1], return_counts=True)     # so many captions are carried by n tiles each
+    def met(b):
+        k = np.arange(max(min(b, N)-1, 0))
+        alone = np.prod(np.clip(N-n[:, None]-k, 0, None)/(N-1-k), 1)
+        return float(((1-alone)*n*kinds).sum()/N)
+    return np.array([met(int(b)) if N else 0. for b in sizes])

@@ -6,14 +6,14 @@
 __all__ = ['KINDS', 'contrastive', 'collisions', 'jaccard', 'matches', 'targets_for', 'sigmoid_pairs', 'first_bias', 'pair_loss',
            'joint_loss']
 
-# %% ../nbs/05b_losses.ipynb #9b65aa52
+# %% ../nbs/05b_losses.ipynb #d8dd5358
 import math
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from .core import BadInput
-from .labels import multihot
+from .labels import collision_share, multihot
 
 # %% ../nbs/05b_losses.ipynb #838a707a
 def _check_pairs(image, text, targets):
@@ -39,16 +39,13 @@ def contrastive(
     logits = _scores(image, text, scale)
     return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets if back is None else back))/2
 
-# %% ../nbs/05b_losses.ipynb #7f70ae56
+# %% ../nbs/05b_losses.ipynb #3d683ec4
 def _alike(captions, y):
-    "Exact shares over random batches: a function of the batch size, and two numbers."
-    _, of, n = np.unique(captions, return_inverse=True, return_counts=True)
-    N = len(of)
-    k = lambda bs: np.arange(bs-1)
-    alone = lambda bs: np.prod(np.clip(N-n[:, None]-k(bs), 0, None)/(N-1-k(bs)), 1)          # nobody else in the batch says the same
+    "Exact shares of the pairs of two tiles: with equal captions, with a label in common."
+    n, N = np.unique(captions, return_counts=True)[1], len(captions)
     kinds, m = np.unique(y, axis=0, return_counts=True)
     share = np.einsum('i,j,ij', m, m, kinds @ kinds.T > 0) - y.any(1).sum()                # ordered pairs of two tiles
-    return lambda bs: 1 - (alone(bs)*n).sum()/N, (n*(n-1.)).sum()/(N*(N-1)), share/(N*(N-1))
+    return (n*(n-1.)).sum()/(N*(N-1)), share/(N*(N-1))
 
 def collisions(
     captions,            # of the training tiles of one sensor, strings
@@ -64,15 +61,14 @@ def collisions(
     if len(captions) != len(y): raise BadInput(f'{len(captions)} captions and {len(y)} rows of labels; give one of each per tile')
     wrong = [b for b in sizes if not 2 <= b <= len(y)]
     if wrong: raise BadInput(f'batches of {wrong[0]} cannot be drawn from {len(y)} tiles; choose a size from 2 to {len(y)}')
-    met, equal, share = _alike(captions, y)
-    rng, rows = np.random.default_rng(seed), {}
-    for b in sizes:
+    (equal, share), rng, rows = _alike(captions, y), np.random.default_rng(seed), {}
+    for b, met in zip(sizes, collision_share(captions, sizes)):
         seen = []
         for _ in range(draws):
             i = rng.permutation(len(y))[:b]
             same, common = captions[i][:, None] == captions[i], y[i] @ y[i].T > 0
             seen.append(((same.sum(1) > 1).mean(), (same.sum()-b)/(b*(b-1)), (common.sum()-common.trace())/(b*(b-1))))
-        rows[b] = [v for pair in zip((met(b), equal, share), np.mean(seen, 0) if draws else [np.nan]*3) for v in pair]
+        rows[b] = [v for pair in zip((met, equal, share), np.mean(seen, 0) if draws else [np.nan]*3) for v in pair]
     what = ['tiles that meet their own caption', 'pairs with equal captions', 'pairs that share a label']
     return pd.DataFrame.from_dict(rows, 'index', columns=pd.MultiIndex.from_product([what, ['exact', 'drawn']])).rename_axis('batch size')
 
