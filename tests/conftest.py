@@ -1,7 +1,9 @@
-"What all tests share: the checkout comes first on the path, versions come first in the report, notebook times last."
+"What all tests share: the checkout comes first on the path, versions come first in the report, notebook times last; a tower without BatchNorm."
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -21,3 +23,12 @@ def pytest_terminal_summary(terminalreporter):
     times = sorted((v, r.nodeid.rpartition('[')[2].rstrip(']')) for r in reports for k, v in getattr(r, 'user_properties', []) if k == 'seconds')
     if times: terminalreporter.section('seconds per notebook')
     for t, name in reversed(times): terminalreporter.write_line(f'{t:6.1f}  {name}')
+
+@pytest.fixture(scope='module')
+def plain():
+    "The tower 'plain', as long as a test file needs it."
+    from closp_nb.encoders import IMAGE_TOWERS, register
+    from towers import Plain
+    register(IMAGE_TOWERS, 'plain')(Plain)
+    yield 'plain'
+    del IMAGE_TOWERS['plain']

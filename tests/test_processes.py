@@ -7,32 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch import nn
 
 from closp_nb.bridge import CLOSP_NB, fingerprint, load_model, new_model
 from closp_nb.core import BadInput
-from closp_nb.encoders import IMAGE_TOWERS, register
 from closp_nb.geo import GeoCLOSP, check_lonlat, place_tower
 from closp_nb.processes import launch
 from closp_nb.resume import checkpoints
 from closp_nb.train import train
 from closp_nb.world import build_world
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='written for processes on a CPU; hide the GPUs to run it')
+pytestmark = [pytest.mark.usefixtures('plain'), pytest.mark.skipif(torch.cuda.is_available(), reason='written for processes on a CPU; hide the GPUs to run it')]
 RECIPE = replace(CLOSP_NB, towers='plain', text='tiny', place='tiny', epochs=3, bs=4, accumulate=2)
-
-class Plain(nn.Module):
-    "A tower without BatchNorm."
-    def __init__(self, bands):
-        super().__init__()
-        self.body, self.dim = nn.Sequential(nn.Conv2d(bands, 8, 8, 8), nn.GELU(), nn.Conv2d(8, 16, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16
-    def forward(self, x): return self.body(x)
-
-@pytest.fixture(scope='module', autouse=True)
-def plain():
-    register(IMAGE_TOWERS, 'plain')(lambda s: Plain(len(s.bands)))
-    yield
-    del IMAGE_TOWERS['plain']
 
 @pytest.fixture(scope='module')
 def cat(tmp_path_factory):

@@ -4,32 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from closp_nb.batches import Side
 from closp_nb.bridge import CLOSP_NB, bridge_losses, fingerprint, new_model
 from closp_nb.callbacks import Best, Bf16, ChannelsLast, Clamp, Freeze, learned, recipe_callbacks
 from closp_nb.catalog import Catalog
 from closp_nb.core import BadInput
-from closp_nb.encoders import IMAGE_TOWERS, register
 from closp_nb.learner import bridge_learner, came_with_weights, fit, groups, hold_out, in_parts
 from closp_nb.train import train
 from closp_nb.world import build_world
 
+pytestmark = pytest.mark.usefixtures('plain')
 QUICK = replace(CLOSP_NB, text='tiny', epochs=2, bs=4)
-
-class Plain(nn.Module):
-    "A tower without BatchNorm."
-    def __init__(self, bands):
-        super().__init__()
-        self.body, self.dim = nn.Sequential(nn.Conv2d(bands, 8, 8, 8), nn.GELU(), nn.Conv2d(8, 16, 3, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 16
-    def forward(self, x): return self.body(x)
-
-@pytest.fixture(scope='module', autouse=True)
-def plain():
-    register(IMAGE_TOWERS, 'plain')(lambda s: Plain(len(s.bands)))
-    yield 'plain'
-    del IMAGE_TOWERS['plain']
 
 @pytest.fixture(scope='module')
 def cat(tmp_path_factory): return build_world(tmp_path_factory.mktemp('train')/'world', 60, share=.6, geotiffs=0, progress=False)
