@@ -45,7 +45,7 @@ def vary(
     x = x + weather*rng.normal(0, .8) + weather*rng.normal(0, .4, (len(x), 1, 1))
     return (x + 10*np.log10(rng.gamma(looks, 1/looks, x.shape)) if speckle else x).astype('float32')
 
-# %% ../nbs/04_batches.ipynb #6aed3551
+# %% ../nbs/04_batches.ipynb #0265b61f
 class TileSet(Dataset):
     "The tiles of one sensor, scaled, with caption, place and label row."
     def __init__(self,
@@ -55,12 +55,13 @@ class TileSet(Dataset):
                  reword:float=0.,   # how often a training caption comes as a phrase, 0 to 1
                  views=True         # in training, does a tile look otherwise each time? True, False, or words for `vary`: {'flips': 'none'}
                 ):
-        kinds = sorted(set(cat.frame.sensor))
+        t = cat.table                            # not `frame`: nobody here asks for shapes
+        kinds = sorted(set(t.sensor))
         if len(kinds) != 1: raise BadInput(f"a TileSet holds one sensor, got {' and '.join(kinds) or 'no tiles'}; pick rows with cat.where(sensor='s1')")
         self.cat, self.train, self.sensor, self.kept, self.reword = cat, train, ALL_SENSORS[kinds[0]], {} if cache else None, reword
-        self.views, self.ids = {} if views is True else views, cat.frame.id.tolist()
-        self.y, self.captions = torch.from_numpy(multihot(cat.frame.labels)), cat.frame.caption.tolist()
-        self.lonlat = torch.tensor(cat.frame[['lon', 'lat']].to_numpy(), dtype=torch.float32)
+        self.views, self.ids = {} if views is True else views, t.id.tolist()
+        self.y, self.captions = torch.from_numpy(multihot(t.labels)), t.caption.tolist()
+        self.lonlat = torch.tensor(t[['lon', 'lat']].to_numpy(), dtype=torch.float32)
 
     def __len__(self): return len(self.cat)
 
@@ -78,7 +79,7 @@ class TileSet(Dataset):
         if self.train:
             rng = np.random.default_rng(torch.randint(2**31, (1,)).item() if seed is None else seed)
             if self.views is not False: x = vary(x, self.sensor, rng, **self.views)
-            if rng.random() < self.reword: text = phrase(self.cat.frame.labels[i], int(rng.integers(1, len(PHRASES))))
+            if rng.random() < self.reword: text = phrase(self.cat.table.labels[i], int(rng.integers(1, len(PHRASES))))
         return dict(id=self.ids[i], pixels=torch.from_numpy(self.scaled(x)), caption=text, lonlat=self.lonlat[i], y=self.y[i])
 
 def collate(items)->tuple:   # {'ids': list, 'pixels': (B, bands, rows, columns), 'captions': list, 'lonlat': (B, 2)}, (B, 12)
@@ -132,7 +133,7 @@ def collate_sides(items)->tuple:   # ({'s1': {...}, 's2': {...}}, {'s1': (B, 12)
     halves = {k: collate([i[k] for i in items]) for k in items[0]}
     return {k: x for k, (x, _) in halves.items()}, {k: y for k, (_, y) in halves.items()}
 
-# %% ../nbs/04_batches.ipynb #48efd973
+# %% ../nbs/04_batches.ipynb #23135ea6
 def loader(
     cat,                   # Catalog
     bs:int=64,             # tiles per sensor in a batch
@@ -146,7 +147,7 @@ def loader(
     kind=TileSet           # of the datasets
 )->DataLoader:             # of whole batches; raises `BadInput` if there are no tiles
     "Batches with all sensors of a catalog side by side."
-    sets = {k: kind(cat.where(sensor=k), train, cache, reword, views) for k in ALL_SENSORS if (cat.frame.sensor == k).any()}
+    sets = {k: kind(cat.where(sensor=k), train, cache, reword, views) for k in ALL_SENSORS if (cat.table.sensor == k).any()}
     if not sets: raise BadInput('there are no tiles to load; check the split and the sensor')
     return DataLoader(Both(sets), batch_sampler=Side({k: len(d) for k, d in sets.items()}, bs, train, seed, rng if train else None),
                       collate_fn=collate_sides, num_workers=workers, generator=rng)

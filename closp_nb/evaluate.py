@@ -28,7 +28,7 @@ def score(
     cols |= {'P@10': (precision(sims, right, 10), random_precision(right)), 'mAP': (average_precision(sims, right), random_average_precision(right))}
     return pd.concat([queries[['text', 'kind']].assign(metric=m, value=v, random=r) for m, (v, r) in cols.items()], ignore_index=True)
 
-# %% ../nbs/12_evaluate.ipynb #9a2cf4e7
+# %% ../nbs/12_evaluate.ipynb #180ee309
 def evaluate(
     text_vectors,      # (Q, dim) unit rows
     tile_vectors,      # (N, dim) unit rows
@@ -37,10 +37,10 @@ def evaluate(
     untrained=None     # (text vectors, tile vectors) of the model before training
 ):                     # -> DataFrame: gallery, text, kind, metric, value, random, untrained; raises `BadInput` if no tile has labels
     "Score queries on every sensor's tiles and on all together."
-    known = (cat.frame.caption != '').to_numpy()
+    known = (cat.table.caption != '').to_numpy()
     if not known.any(): raise BadInput('no tile has labels, so there is nothing to score against; add a labels.csv (see scan)')
     parts = []
-    galleries = {ALL_SENSORS[k].name: known & (cat.frame.sensor == k).to_numpy() for k in ALL_SENSORS} | {'both': known}
+    galleries = {ALL_SENSORS[k].name: known & (cat.table.sensor == k).to_numpy() for k in ALL_SENSORS} | {'both': known}
     for name, mask in galleries.items():
         if not mask.any(): continue
         c = cat.where(mask)

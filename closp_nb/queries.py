@@ -16,7 +16,7 @@ from .core import BadInput, beside, check_free
 from .labels import CRISES, LABELS, caption, multihot
 from .splits import km_between, place_block, to_xyz
 
-# %% ../nbs/02h_queries.ipynb #0b446545
+# %% ../nbs/02h_queries.ipynb #d5b63359
 COLUMNS = ['id', 'text', 'labels', 'kind', 'lon', 'lat', 'km']
 
 def say_place(
@@ -28,7 +28,7 @@ def say_place(
 
 def _places(cat, most, km):
     "(label, lon, lat) where a label is commonest, crises first."
-    f, seen = cat.frame, []
+    f, seen = cat.table, []
     lonlat, y = f[['lon', 'lat']].to_numpy(float), multihot(f.labels) > 0
     block, xyz = place_block(lonlat, km), to_xyz(lonlat)
     for j, l in enumerate(LABELS):
@@ -46,7 +46,7 @@ def make_queries(
     km:float=100.    # radius of a place, and the side of the blocks in which they are sought
 ):                   # -> DataFrame: id, text, labels, kind ('label', 'pair' or 'place'), lon, lat, km (NaN where the place does not matter)
     "All labels of the archive, its commonest pairs, and labels where they are common, as queries."
-    y = multihot(cat.frame.labels).astype(float)
+    y = multihot(cat.table.labels).astype(float)
     n = dict(zip([(a, b) for a in LABELS for b in LABELS], (y.T @ y).astype(int).ravel().tolist()))   # tiles that have both; (a, a) counts a
     singles, both = [(l,) for l in LABELS if n[l, l]], {p: n[p] for p in combinations(LABELS, 2)}
     common = sorted((p for p in both if both[p] > 1), key=lambda p: (-both[p], p))[:pairs]
@@ -54,25 +54,25 @@ def make_queries(
     rows += [(f'{l} around {say_place((lon, lat))}', (l,), 'place', lon, lat, km) for l, lon, lat in (_places(cat, places, km) if places else [])]
     return pd.DataFrame([(f'q{i:03d}', *r) for i, r in enumerate(rows, 1)], columns=COLUMNS)
 
-# %% ../nbs/02h_queries.ipynb #1dbdf7dc
+# %% ../nbs/02h_queries.ipynb #11505961
 def relevance(
     queries,             # as `make_queries` gives them
     cat,                 # Catalog
     sparse:bool=False    # only grades above 0, for large archives
 ):                       # -> (Q, N) array of int, or a SciPy CSR array of int8: how many of the query's labels a tile has, 0 outside its place
     "Graded relevance of every tile for every query."
-    asked, has = multihot(queries.labels), multihot(cat.frame.labels)
+    asked, has = multihot(queries.labels), multihot(cat.table.labels)
     rel = csr_array(asked.astype('int8')) @ csr_array(has.astype('int8').T) if sparse else (asked @ has.T).astype(int)
     if sparse: rel.sort_indices()
     for i in np.flatnonzero(queries.km.notna()) if 'km' in queries else ():
         q = queries.iloc[i]
-        far = ~(km_between(cat.frame[['lon', 'lat']], (q.lon, q.lat)) <= q.km)
+        far = ~(km_between(cat.table[['lon', 'lat']], (q.lon, q.lat)) <= q.km)
         if sparse: rel.data[(s := slice(*rel.indptr[i:i+2]))] *= ~far[rel.indices[s]]
         else: rel[i, far] = 0
     if sparse: rel.eliminate_zeros()
     return rel
 
-# %% ../nbs/02h_queries.ipynb #ea10697c
+# %% ../nbs/02h_queries.ipynb #c674d168
 def _check_ids(ids, what):
     "Refuse names that would break a line of a qrels file, or that are there twice."
     bad = [i for i in ids if str(i).split() != [i]]                                          # as the readers split
@@ -89,9 +89,9 @@ def write_queries(
     folder, c = Path(folder), cat.where(split='corpus')
     if not len(c): raise BadInput("no tile has the split 'corpus', so there is nothing to judge; split the catalog first (see split_catalog)")
     _check_ids(queries.id, 'query')
-    _check_ids(c.frame.id, 'tile')
+    _check_ids(c.table.id, 'tile')
     for name in ('queries.jsonl', 'qrels'): check_free(folder/name, force)
-    ids, rel = c.frame.id.to_numpy(object), relevance(queries, c, sparse=True)
+    ids, rel = c.table.id.to_numpy(object), relevance(queries, c, sparse=True)
     with beside(folder/'qrels', force) as tmp:
         tmp.mkdir()
         with open(tmp/'corpus.tsv', 'w', encoding='utf-8') as tsv, open(tmp/'corpus.trec', 'w', encoding='utf-8') as trec:
