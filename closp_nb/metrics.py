@@ -42,7 +42,7 @@ def _gains(g, name, first):
     i = np.flatnonzero(bad)[0]
     raise BadInput(f'{name} of query {first + i} run from {g[i].min():g} to {g[i].max():g}; {mend}')
 
-# %% ../nbs/08_metrics.ipynb #ca00ee94
+# %% ../nbs/08_metrics.ipynb #2a8cc55f
 class Run:
     "What a search kept: the best tiles of every query, and how many there were to choose from."
     def __init__(self,
@@ -67,7 +67,7 @@ class Run:
         "The `k` best tiles of every row of a score matrix."
         scores = _matrix(scores, 'scores')
         d = _depth(k, scores.shape[1])
-        rows = np.concatenate([np.argpartition(s, -d, axis=1)[:, -d:] for s in np.array_split(scores, max(1, scores.size//_CELLS))])
+        rows = np.concatenate([np.argpartition(s, -d, axis=1)[:, -d:].copy() for s in np.array_split(scores, max(1, scores.size//_CELLS))])
         return cls(rows, np.take_along_axis(scores, rows, 1), scores.shape[1])
 
     @property
@@ -76,7 +76,7 @@ class Run:
     def depth(self): return self.rows.shape[1]
     def __repr__(self): return f'Run({len(self.rows)} queries, the best {self.depth:,} of {self.tiles:,} tiles)'
 
-# %% ../nbs/08_metrics.ipynb #eafe86fc
+# %% ../nbs/08_metrics.ipynb #6c43fdf8
 def _depth(k, n):
     "How many ranks to look at."
     if isinstance(k, (int, np.integer)) and not isinstance(k, bool) and k >= 1: return min(int(k), n)
@@ -98,11 +98,8 @@ def _whole(x, lo, hi):
 def _ranked(x, w, lo, hi, rows):
     "Gains of the ranked tiles: those in `rows`, or all."
     if not hasattr(x, 'indptr'): return w if rows is None else np.where(rows < 0, 0, np.take_along_axis(w, rows, 1))
+    if rows is None: return x[lo:hi].toarray().astype(float)
     row, col, value = _entries(x, lo, hi)
-    if rows is None:
-        g = np.zeros((hi - lo, x.shape[1]))
-        g[row, col] = value
-        return g
     if not len(value): return np.zeros(rows.shape)
     stored, want = row*x.shape[1] + col, np.arange(hi - lo)[:, None]*x.shape[1] + rows
     i = np.minimum(np.searchsorted(stored, want), len(stored) - 1)
@@ -137,7 +134,7 @@ def _ratio(a, b):
     "`a/b`, and NaN where `b` is 0: there was nothing to find."
     return np.divide(a, b, out=np.full(len(b), np.nan), where=b > 0)
 
-# %% ../nbs/08_metrics.ipynb #2424d412
+# %% ../nbs/08_metrics.ipynb #cc8fe3f0
 def _runs(s):
     "Number the runs of equal values in the sorted rows of `s`, on and on from row to row."
     new = np.ones(s.shape, bool)
@@ -149,7 +146,7 @@ def _expected(g, s, k):
     top = np.argpartition(s, -k, axis=1)[:, -k:]                   # column 0 holds the k-th best
     edge = np.take_along_axis(s, top[:, :1], 1)
     at_edge = s == edge
-    share = np.where(at_edge, g, 0).sum(1)/at_edge.sum(1)
+    share = g.sum(1, where=at_edge)/at_edge.sum(1)
     order = np.argsort(np.take_along_axis(s, top, 1), axis=1)[:, ::-1]
     top = np.take_along_axis(top, order, 1)
     s, g = np.take_along_axis(s, top, 1), np.take_along_axis(g, top, 1)
@@ -160,18 +157,19 @@ def _expected(g, s, k):
 def _ideal(w, d):
     "What the highest gains of each row add up to under the discounts `d`."
     k = min(len(d), w.shape[1])
-    return np.sort(np.partition(w, -k, axis=1)[:, -k:], axis=1)[:, ::-1] @ d[:k]
+    return np.sort(w, axis=1)[:, :-k - 1:-1] @ d[:k]       # gains are few grades, and numpy sorts those faster than it partitions them
 
 def _discount(k): return 1/np.log2(np.arange(2, k + 2))
 
-# %% ../nbs/08_metrics.ipynb #c13e8200
+# %% ../nbs/08_metrics.ipynb #cb6fa5d7
 def exponential_gain(
     relevance        # grades, any shape, dense or sparse: 0 not relevant, 1, 2, ... more and more so
 )->np.ndarray:       # same shape, float32: 0, 1, 3, 7, ... (sparse stays sparse); raises `BadInput` for grades outside 0 to 24
     "Gain from graded relevance, `2**relevance - 1` (Burges and others, 2005)."
     if hasattr(relevance, 'tocsr'):
-        r = relevance.tocsr().astype('float32')
-        r.data = exponential_gain(relevance.tocsr().data)
+        relevance = _matrix(relevance, 'relevance')
+        r = relevance.astype('float32')
+        r.data = exponential_gain(relevance.data)
         return r
     r = _numbers(relevance, 'relevance')
     if r.size and not (r.min() >= 0 and r.max() <= 24):
@@ -189,12 +187,12 @@ def ndcg(
         return _ratio(_expected(g, s, k) @ d, _ideal(w, d))
     return _by_query(f, 'gains', gains, scores, k)
 
-# %% ../nbs/08_metrics.ipynb #bbe78aa1
+# %% ../nbs/08_metrics.ipynb #716bbdce
 def _found(g, s, k):
     "Relevant tiles among the first `k`, which may differ from row to row, as the mean over all orders of tied tiles."
-    edge = np.partition(s, -k, axis=1)[:, -k] if np.isscalar(k) else np.take_along_axis(np.sort(s, axis=1), -k[:, None], 1)[:, 0]
-    above, at = s > edge[:, None], s == edge[:, None]
-    return (g*above).sum(1) + (k - above.sum(1))/at.sum(1)*(g*at).sum(1)
+    edge = np.array([np.partition(x, -j)[-j] for x, j in zip(s, np.broadcast_to(k, len(s)))])[:, None]
+    above, at = s > edge, s == edge
+    return g.sum(1, where=above) + (k - above.sum(1))/at.sum(1)*g.sum(1, where=at)
 
 def precision(
     scores,          # (queries, tiles), higher is better, ties averaged; or a `Run`
@@ -223,12 +221,15 @@ def r_precision(
     need = _by_query(lambda w, n, k: w.sum(1), 'relevant', relevant).max(initial=1) if isinstance(scores, Run) else 0
     return _by_query(f, 'relevant', relevant, scores, max(int(need), 1) if need else 'all')
 
-# %% ../nbs/08_metrics.ipynb #fc3b5898
+# %% ../nbs/08_metrics.ipynb #665b10a7
 def _precisions(g, s, k, h):
     "Precision at each of the relevant tiles of one query, summed over those in the first `k`."
     every, (v, r) = np.sort(s), np.unique(s[g > 0], return_counts=True)
-    a = len(s) - np.searchsorted(every, v, 'right')                # tiles ahead of the run
-    n = len(s) - a - np.searchsorted(every, v, 'left')             # in the run, r of them relevant
+    low = np.searchsorted(every, v)
+    high, last = low + 1, len(s) - 1                               # most runs are a single tile ...
+    tied = every[np.minimum(high, last)] == v                            # ... and only the others are looked up again
+    high[tied] = np.searchsorted(every, v[tied], 'right')
+    a, n = len(s) - high, high - low                               # tiles ahead of the run, and in it; r of them relevant
     m, before = np.clip(k - a, 0, n), r.sum() - r.cumsum()         # places up to k; relevant tiles ahead of the run
     c = (r - 1)/np.maximum(n - 1, 1)
     return (r/n*(c*m + (before + 1 - c*(a + 1))*(h[a + m] - h[a]))).sum()
@@ -303,7 +304,7 @@ def random_recall(
     "What a shuffled gallery scores in `recall`, on average: the share of the gallery that is looked at."
     return _by_query(lambda w, n, k: np.where(w.any(1), k/n, np.nan), 'relevant', relevant, k=k)
 
-# %% ../nbs/08_metrics.ipynb #cfe5eeed
+# %% ../nbs/08_metrics.ipynb #d813cb9d
 def random_average_precision(
     relevant,        # (queries, tiles), True/False or 1/0, dense or sparse
     k:int=None       # ranks to look at, by default all
@@ -319,8 +320,7 @@ def random_reciprocal_rank(
     k:int=None       # ranks to look at, by default all
 )->np.ndarray:       # (queries,) float64, NaN for a query without a relevant tile; raises `BadInput`
     "What a shuffled gallery scores in `reciprocal_rank`, on average."
-    def f(w, n, k): return [_first(0, n, int(r), k) if r else np.nan for r in w.sum(1)]
-    return _by_query(f, 'relevant', relevant, k='all' if k is None else k)
+    return _by_query(lambda w, n, k: [_first(0, n, int(r), k) if r else np.nan for r in w.sum(1)], 'relevant', relevant, k='all' if k is None else k)
 
 # %% ../nbs/08_metrics.ipynb #576e0f69
 def bootstrap(
