@@ -13,20 +13,20 @@ from .labels import LABELS
 from .metrics import average_precision, bootstrap, exponential_gain, ndcg, precision, random_average_precision, random_ndcg, random_precision
 from .queries import make_queries, relevance
 
-# %% ../nbs/12_evaluate.ipynb #e47e4c31
+# %% ../nbs/12_evaluate.ipynb #aeb580aa
 def score(
     sims:np.ndarray,   # (Q, N) scores; larger is better
     queries,           # Q rows, as `make_queries` gives them
     cat,               # the gallery: a Catalog of N tiles
     ks=(10, 100, 1000) # cut-offs of nDCG
-):                     # -> DataFrame: text, kind, metric, value, random; NaN where a query has nothing right in the gallery
+):                     # -> DataFrame: text, kind, metric, value, random, relevant (tiles that count); value is NaN where a query has nothing right in the gallery
     "Every query's scores on a gallery, and what chance would reach."
     if sims.shape != (len(queries), len(cat)): raise BadInput(f'scores must be queries x tiles, {len(queries)} x {len(cat)}; got {sims.shape}')
     rel = relevance(queries, cat)
     gain, right = exponential_gain(rel), rel == np.array([len(q) for q in queries.labels])[:, None]
-    cols = {f'nDCG@{k}': (ndcg(sims, gain, k), random_ndcg(gain, k)) for k in ks}
-    cols |= {'P@10': (precision(sims, right, 10), random_precision(right)), 'mAP': (average_precision(sims, right), random_average_precision(right))}
-    return pd.concat([queries[['text', 'kind']].assign(metric=m, value=v, random=r) for m, (v, r) in cols.items()], ignore_index=True)
+    cols = {f'nDCG@{k}': (ndcg(sims, gain, k), random_ndcg(gain, k), rel > 0) for k in ks}
+    cols |= {'P@10': (precision(sims, right, 10), random_precision(right), right), 'mAP': (average_precision(sims, right), random_average_precision(right), right)}
+    return pd.concat([queries[['text', 'kind']].assign(metric=m, value=v, random=r, relevant=n.sum(1)) for m, (v, r, n) in cols.items()], ignore_index=True)
 
 # %% ../nbs/12_evaluate.ipynb #180ee309
 def evaluate(
@@ -35,7 +35,7 @@ def evaluate(
     queries,           # Q rows
     cat,               # Catalog of the N tiles
     untrained=None     # (text vectors, tile vectors) of the model before training
-):                     # -> DataFrame: gallery, text, kind, metric, value, random, untrained; raises `BadInput` if no tile has labels
+):                     # -> DataFrame: gallery, text, kind, metric, value, random, relevant, untrained; raises `BadInput` if no tile has labels
     "Score queries on every sensor's tiles and on all together."
     known = (cat.table.caption != '').to_numpy()
     if not known.any(): raise BadInput('no tile has labels, so there is nothing to score against; add a labels.csv (see scan)')
