@@ -253,7 +253,8 @@ def test_relevance_of_the_query_chapter_fits():
     from closp_nb.labels import LABELS
     from closp_nb.queries import relevance
     rng = np.random.default_rng(4)
-    cat = SimpleNamespace(frame=pd.DataFrame({'labels': [tuple(l for l in LABELS if rng.random() < .2) for _ in range(80)]}))
+    rows = pd.DataFrame({'labels': [tuple(l for l in LABELS if rng.random() < .2) for _ in range(80)]})
+    cat = SimpleNamespace(frame=rows, table=rows)
     queries = pd.DataFrame({'labels': [(a,) for a in LABELS] + [(LABELS[0], LABELS[4])]})
     dense, sparse = relevance(queries, cat), relevance(queries, cat, sparse=True)
     s = rng.random(dense.shape)

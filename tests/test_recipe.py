@@ -17,7 +17,7 @@ def test_defaults_are_what_they_were():
     assert RECIPES == {'closp_nb': Recipe(), 'paper': PAPER}
     first = dict(towers='tiny', text='minilm', pooling='mean', place='', dim=384, scale=1/.07, learn_scale=True, targets='asked', joint=True, reword=.5, lr=2e-3, epochs=25, bs=32, wd=.05, valid=.1, seed=0)
     assert {k: v for k, v in asdict(CLOSP_NB).items() if k in first} == first
-    still = dict(head=0, reader='head', loss='softmax', flips='dihedral', speckle=8., weather=0., body_lr=1., freeze=0, accumulate=1, patience=0, precision='float32')
+    still = dict(place_weight=1., place_text=0., place_noise=0., place_drop=0., head=0, reader='head', loss='softmax', flips='dihedral', speckle=8., weather=0., body_lr=1., freeze=0, accumulate=1, patience=0, precision='float32')
     assert asdict(CLOSP_NB) == dict(name='closp_nb') | first | still
 
 @pytest.mark.parametrize('field', sorted(CHOICES))
