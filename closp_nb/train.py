@@ -39,7 +39,7 @@ class Bar(Callback):
     def after_epoch(self): self.steps.set_postfix(valid=f'{self.learn.watch.rows[-1]["valid_loss"]:.3f}')
     def after_fit(self): self.steps.close()
 
-# %% ../nbs/09_train.ipynb #990d5027
+# %% ../nbs/09_train.ipynb #cba26dd1
 def collision_line(
     learn,              # from `bridge_learner`
     recipe:Recipe
@@ -49,8 +49,8 @@ def collision_line(
     for k, s in learn.dls.train.dataset.sets.items():
         t = collisions(s.captions, s.y.numpy(), min(recipe.bs*recipe.accumulate, len(s)), draws=0).xs('exact', axis=1, level=1).iloc[0]
         said.append(f"{ALL_SENSORS[k].name}: {t['tiles that meet their own caption']:.0%} of the tiles meet their own caption on another tile, {t['pairs that share a label']:.0%} of the pairs share a label")
-    where = torch.cat([s.lonlat for s in learn.dls.train.dataset.sets.values()]).isfinite().all(1) if hasattr(learn.model, 'place') else []
-    sits_out = f"; {len(where) - int(sum(where)):,} of {len(where):,} training tiles have no place and sit out its loss" if len(where) else ''
+    known = [k for s in learn.dls.train.dataset.sets.values() for k in s.lonlat.isfinite().all(1).tolist()] if hasattr(learn.model, 'place') else []
+    sits_out = f'; {known.count(False):,} of {len(known):,} training tiles have no place and sit out its loss' if known else ''
     return f"in a batch of {recipe.bs*recipe.accumulate}, {'; '.join(said)} (targets: {recipe.targets}){sits_out}"
 
 # %% ../nbs/09_train.ipynb #8e1e6eac
