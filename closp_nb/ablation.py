@@ -114,14 +114,14 @@ def ablate(
         parts[-1] = parts[-1][parts[-1].gallery != 'both']
     return pd.concat(parts, ignore_index=True), best
 
-# %% ../nbs/12a_ablation.ipynb #c96bd9cf
+# %% ../nbs/12a_ablation.ipynb #a8d81bdb
 def compare(
     results,                 # as `run_all` gives them
     base:str,                # the recipe that others are compared with
     metric:str='nDCG@1000',
     draws:int=2000,          # of the bootstrap
     seed:int=0
-):                           # -> DataFrame: gallery, recipe, value, low, high, seeds (spread), random, closes, closes_low, closes_high
+):                           # -> DataFrame: gallery, recipe, value, low, high, seeds (spread), random, gain over the base and share of the missing that it closes, both with _low and _high
     "Means and steps, with 95 % intervals over queries and seeds."
     r, out = results[results.metric == metric], []
     if base not in set(r.recipe): raise BadInput(f"no recipe '{base}' in these results; it has {', '.join(r.recipe.unique())}")
@@ -129,14 +129,17 @@ def compare(
         rng = np.random.default_rng(seed)
         cube = {n: p.pivot_table(index='seed', columns='text', values='value').dropna(axis=1) for n, p in part.groupby('recipe', sort=False)}
         texts = sorted(set.intersection(*(set(c) for c in cube.values())))
+        if not texts: continue                                     # no query that all seeds could answer
         cube = {n: c[texts].to_numpy() for n, c in cube.items()}
         picks = [(rng.integers(len(texts), size=len(texts)), rng.random(64)) for _ in range(draws)]
         mean = lambda x: np.array([x[np.ix_((u[:len(x)]*len(x)).astype(int), q)].mean() for q, u in picks])
         boot, chance = {n: mean(x) for n, x in cube.items()}, part[part.text.isin(texts)].random.mean()
         for n, x in cube.items():
-            closes = 1 - (1-boot[n])/(1-boot[base]) if len(x) == len(cube[base]) else np.full(draws, np.nan)
-            out.append(dict(gallery=g, recipe=n, value=x.mean(), low=np.percentile(boot[n], 2.5), high=np.percentile(boot[n], 97.5), seeds=x.mean(1).std(ddof=1) if len(x) > 1 else np.nan,
-                            random=chance, closes=1 - (1-x.mean())/(1-cube[base].mean()), closes_low=np.percentile(closes, 2.5), closes_high=np.percentile(closes, 97.5), runs=len(x), queries=len(texts)))
+            alike = len(x) == len(cube[base])
+            steps = {'': (x.mean(), boot[n]), 'gain': (x.mean()-cube[base].mean(), boot[n]-boot[base] if alike else boot[n]*np.nan),
+                     'closes': (1 - (1-x.mean())/(1-cube[base].mean()), 1 - (1-boot[n])/(1-boot[base]) if alike else boot[n]*np.nan)}
+            found = {k: v for name, (v, b) in steps.items() for k, v in zip((name or 'value', f'{name}_low'.strip('_'), f'{name}_high'.strip('_')), (v, *np.percentile(b, [2.5, 97.5])))}
+            out.append(dict(gallery=g, recipe=n, **found, seeds=x.mean(1).std(ddof=1) if len(x) > 1 else np.nan, random=chance, runs=len(x), queries=len(texts)))
     return pd.DataFrame(out)
 
 def best_of(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CRISES', 'WAYS', 'SLIDER', 'KEPT', 'homes', 'keep_out', 'regions', 'part', 'sort_queries', 'errs_at_home', 'slide',
-           'geo_recipes', 'run_geo', 'where_on_earth', 'ablate_geo']
+           'geo_recipes', 'run_geo', 'where_on_earth', 'ablate_geo', 'geo_table', 'draw_gains']
 
-# %% ../nbs/12b_geography.ipynb #dd71e664
+# %% ../nbs/12b_geography.ipynb #bdd42590
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from .metrics import exponential_gain, ndcg, random_ndcg
 from .train import train
 from .index import embed
 from .evaluate import evaluate
+from .ablation import compare
 
-# %% ../nbs/12b_geography.ipynb #534b23ff
+# %% ../nbs/12b_geography.ipynb #90eb71ce
 CRISES = tuple(LABELS[9:])
 WAYS = ('random', 'blocks', 'regions')
 
@@ -66,6 +67,7 @@ def part(
 )->tuple:            # Catalog with split, (N,) bool: tiles of regions that are kept out; raises `BadInput`
     "An archive parted in one of three ways."
     if how not in WAYS: raise BadInput(f"no way '{how}' to part an archive; use one of {', '.join(WAYS)}")
+    if not np.isfinite(cat.frame[['lon', 'lat']].to_numpy(float)).all(1).any(): raise BadInput('no tile of this archive has a place, so it cannot be parted by places; take a corpus with coordinates')
     region, f = regions(cat) if region is None else np.asarray(region), cat.frame
     away = np.isin(region, keep_out(cat, region, seed)) if how == 'regions' else np.zeros(len(cat), bool)
     if how == 'blocks': split = split_blocks(cat, share, km, seed=seed)
@@ -123,7 +125,7 @@ def slide(
     ways = {f'{w:g}': sims((1-w)*words + w*place) for w in SLIDER} | {'radius': np.where(near, sims(words), -2.)}
     return pd.concat([pd.DataFrame(dict(text=q.text, weight=w, value=ndcg(s, gain, 100), random=random_ndcg(gain, 100))) for w, s in ways.items()], ignore_index=True)
 
-# %% ../nbs/12b_geography.ipynb #175a3639
+# %% ../nbs/12b_geography.ipynb #7cc673a3
 def geo_recipes(
     base:Recipe=CLOSP_NB,
     place:str='tiny'          # place tower
@@ -149,7 +151,7 @@ def run_geo(
     h, group = homes(c.where(learnt), region[learnt]), dict(zip(queries.text, sort_queries(queries, cat)))
     z, words = embed(model, c.where(side), progress=progress), rows(model.encode_text, queries.text.tolist())
     crises = [t for t in CRISES if group.get(t)]
-    for name, m in {'all': side} if how != 'regions' else {'known': side & ~away, 'unseen': away}.items():
+    for name, m in ({'all': side} if how != 'regions' else {'known': side & ~away, 'unseen': away}).items():
         gallery, v = c.where(m), z[m[side]]
         parts = [evaluate(words, v, queries, gallery)]
         parts[0]['group'] = parts[0].text.map(group)
@@ -200,3 +202,37 @@ def ablate_geo(
                     p = out[-1][(out[-1].metric == 'nDCG@100') & (out[-1].gallery == 'both')]
                     print(f"{name}, {how}, seed {seed}: nDCG@100 " + ', '.join(f'{a} {g} {v:.3f}' for (a, g), v in p.groupby(['part', 'group']).value.mean().items()), file=sys.stderr, flush=True)
     return pd.concat(out, ignore_index=True)
+
+# %% ../nbs/12b_geography.ipynb #aea00f3f
+def geo_table(
+    runs,                  # as `ablate_geo` gives them
+    metric:str='nDCG@100', # or another of KEPT
+    base:str='CLOSP'       # the recipe that others are compared with
+)->pd.DataFrame:           # split, part, group and what `compare` tells of each recipe
+    "What places bring, by split and kind of query."
+    r = runs[(runs.gallery == 'both') & (runs.group != 'around a place')]
+    t = compare(r.assign(gallery=r.split + '|' + r.part + '|' + r.group), base, metric)
+    return pd.concat([t.gallery.str.split('|', expand=True).set_axis(['split', 'part', 'group'], axis=1), t.drop(columns='gallery')], axis=1)
+
+def draw_gains(
+    table,                 # as `geo_table` gives it
+    base:str='CLOSP',
+    size=(9, 3.2)          # inches
+):                         # -> matplotlib Figure
+    "Gains over the base as dots with intervals: a panel for each gallery, a colour for each kind of query."
+    from matplotlib.figure import Figure
+    t, names = table[table.recipe != base], [n for n in table.recipe.unique() if n != base]
+    fig, look = Figure(figsize=size, layout='constrained'), dict(general=('#0173b2', 'o'), crises=('#d55e00', 's'), rare=('#029e73', '^'))
+    panels = list(t.groupby(['split', 'part'], sort=False))
+    for ax, ((split, part), p) in zip(np.atleast_1d(fig.subplots(1, len(panels), sharex=True, sharey=True)), panels):
+        for i, (group, (colour, mark)) in enumerate(look.items()):
+            g = p[p.group == group].set_index('recipe').reindex(names)
+            ax.errorbar(g.gain, np.arange(len(names)) + .2*(i-1), xerr=[g.gain-g.gain_low, g.gain_high-g.gain], fmt=mark, color=colour, capsize=2, ms=4, lw=1, label=group)
+        ax.axvline(0, color='.6', ls=':')
+        ax.set(title=split if part == 'all' else f'{split}: {part}', yticks=range(len(names)), yticklabels=names)
+        ax.tick_params(labelsize=7)
+        ax.grid(axis='x', alpha=.3)
+    ax.invert_yaxis()
+    ax.legend(fontsize=7)
+    fig.supxlabel(f'gain over {base}', fontsize=8)
+    return fig

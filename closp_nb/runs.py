@@ -49,26 +49,39 @@ def train(
     print(table.round(4).tail(3).to_string())
     print(f'model {fingerprint(model)} in {out}/model\nclosp index {corpus} --model {out}/model')
 
-# %% ../nbs/13a_runs.ipynb #002e09a6
+# %% ../nbs/13a_runs.ipynb #c1767cf0
+def _archive(data, folder, n):
+    "The catalog that a ladder is climbed on, and the names of its regions if it has any."
+    from closp_nb.ablation import eurosat_catalog
+    from closp_nb.survey import open_catalog
+    from closp_nb.world import build_world, region_of
+    if data != 'world': return eurosat_catalog(data) if any(Path(data).glob('**/Forest_*.jpg')) else open_catalog(data), None
+    cat = open_catalog(folder/'world') if (folder/'world').exists() else build_world(folder/'world', n, geotiffs=0, workers=2)
+    return cat, region_of(cat.frame[['lon', 'lat']])
+
 def ablate(
     out:str='ablation',    # folder that keeps one table for each run; runs that are there are not run again
     data:str='world',      # a generated world, a corpus, or a folder with EuroSAT's pictures
     recipe:str='closp_nb', # the top of the ladder
     change:str='',         # fields of it: epochs=5
     seeds:int=3,
-    n:int=3600             # tiles of the generated world
+    n:int=3600,            # tiles of the generated world
+    geo:bool=False         # CLOSP against GeoCLOSP on random tiles, blocks of land and unseen regions (chapter 12b) in place of the ladder
 ):
     "Train a ladder of recipes, from the paper's to this book's, and say what each step brings."
-    from closp_nb.ablation import ablate as climb, compare, draw_ladder, eurosat_catalog
-    from closp_nb.survey import open_catalog
-    from closp_nb.world import build_world
+    from closp_nb import ablation as climb, geography as earth
     if seeds < 1: raise BadInput(f'a ladder needs at least one seed; got --seeds {seeds}')
     r, folder = _changed(recipe, change), Path(out)
-    if data == 'world': cat = open_catalog(folder/'world') if (folder/'world').exists() else build_world(folder/'world', n, geotiffs=0, workers=2)
-    else: cat = eurosat_catalog(data) if any(Path(data).glob('**/Forest_*.jpg')) else open_catalog(data)
-    runs, best = climb(cat, folder/'runs', r, tuple(range(seeds)))
-    table = compare(runs, best)
+    cat, region = _archive(data, folder, n)
+    if geo:
+        runs = earth.ablate_geo(cat, folder/'runs', r, tuple(range(seeds)), region)
+        table, base = earth.geo_table(runs), 'CLOSP'
+        fig = earth.draw_gains(table)
+    else:
+        runs, base = climb.ablate(cat, folder/'runs', r, tuple(range(seeds)))
+        table = climb.compare(runs, base)
+        fig = climb.draw_ladder(table)
     for name, what in (('runs.csv', runs), ('table.csv', table)):
         with beside(folder/name, force=True) as tmp: what.to_csv(tmp, index=False, float_format='%.6f')
-    with beside(folder/'ladder.png', force=True) as tmp: draw_ladder(table).savefig(tmp, format='png', dpi=110)
-    print(table.round(3).to_string(index=False) + f'\n(compared with "{best}": its best rate on this very gallery; wrote {out}/runs.csv, table.csv, ladder.png)')
+    with beside(folder/'ladder.png', force=True) as tmp: fig.savefig(tmp, format='png', dpi=110)
+    print(table.round(3).to_string(index=False) + f'\n(compared with "{base}"' + ': its best rate on this very gallery'*(not geo) + f'; wrote {out}/runs.csv, table.csv, ladder.png)')
