@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tower_key', 'tower_features', 'Known', 'FeatureSet', 'remembered']
 
-# %% ../nbs/08d_features.ipynb #7fb51690
+# %% ../nbs/08d_features.ipynb #bbccb584
 import hashlib, json
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from .core import BadInput, ALL_SENSORS, beside
 from .catalog import pixel_hash
 from .batches import TileSet, scale
+from .bridge import at_work
 from .learner import came_with_weights
 
 # %% ../nbs/08d_features.ipynb #31d89084
@@ -30,7 +31,7 @@ def tower_key(
     for k, v in sorted(tower.state_dict().items()): h.update(k.encode() + v.detach().cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/08d_features.ipynb #cd03fad8
+# %% ../nbs/08d_features.ipynb #514be9f1
 def _stored(folder):
     "Tile key -> row, and the rows; nothing if they do not fit each other."
     try: keys, rows = json.loads((folder/'tiles.json').read_text()), np.load(folder/'rows.npy', mmap_mode='r')
@@ -58,12 +59,13 @@ def tower_features(
     keys = [h if isinstance(h, str) else '' for h in cat.frame['hash']] if 'hash' in cat.frame else ['']*len(cat)
     todo = [i for i, k in enumerate(keys) if k not in known]
     tower.eval()
-    for lo in tqdm(range(0, len(todo), bs), desc=f'features {s.key}', disable=not progress):
-        pixels = {i: cat.pixels(i) for i in todo[lo:lo+bs]}
-        for i, x in pixels.items(): keys[i] = keys[i] or pixel_hash(x)
-        fresh = {keys[i]: x for i, x in pixels.items() if keys[i] not in known}
-        known |= {k: len(known)+n for n, k in enumerate(fresh)}
-        if fresh: new.append(_seen(tower, s, list(fresh.values())))
+    with at_work(tower):
+        for lo in tqdm(range(0, len(todo), bs), desc=f'features {s.key}', disable=not progress):
+            pixels = {i: cat.pixels(i) for i in todo[lo:lo+bs]}
+            for i, x in pixels.items(): keys[i] = keys[i] or pixel_hash(x)
+            fresh = {keys[i]: x for i, x in pixels.items() if keys[i] not in known}
+            known |= {k: len(known)+n for n, k in enumerate(fresh)}
+            if fresh: new.append(_seen(tower, s, list(fresh.values())))
     tower.train(was)
     if new:
         rows = np.concatenate([*([rows] if old else []), *new])

@@ -170,7 +170,7 @@ def shake(
     x = F.normalize(up + arrow - (arrow*up).sum(1, keepdim=True)*up, dim=1)
     return torch.rad2deg(torch.stack([torch.atan2(x[:, 1], x[:, 0]), x[:, 2].clamp(-1, 1).asin()], 1)).to(lonlat.dtype)
 
-# %% ../nbs/07_geo.ipynb #2d8dfce8
+# %% ../nbs/07_geo.ipynb #459aa126
 class GeoCLOSP(CLOSP):
     "CLOSP with a place tower that teaches the image towers where things are."
     kind = 'geoclosp'
@@ -192,7 +192,7 @@ class GeoCLOSP(CLOSP):
         "Give a model a place tower."
         geo = cls(dict(base.images.items()), base.text, base.recipe, place)
         geo.project, geo.text_head, geo.log_scale, geo.bias = base.project, base.text_head, base.log_scale, base.bias
-        return geo.train(base.training)
+        return geo.train(base.training).to(base.log_scale.device)
 
     def closp(self)->CLOSP:             # sharing all weights
         "The same model without its place tower."

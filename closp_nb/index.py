@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['embed', 'Index']
 
-# %% ../nbs/10_index.ipynb #918ab395
+# %% ../nbs/10_index.ipynb #36f36eec
 import json, os
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,22 +16,23 @@ from tqdm.auto import tqdm
 from .core import BadInput, ALL_SENSORS, beside
 from .catalog import Catalog
 from .batches import one_sensor
-from .bridge import fast_rows, fingerprint, rows as unit_rows
+from .bridge import at_work, fast_rows, fingerprint, rows as unit_rows
 
-# %% ../nbs/10_index.ipynb #13276898
+# %% ../nbs/10_index.ipynb #900db804
 def embed(
     model,                 # CLOSP
     cat,                   # Catalog
     bs:int=64,             # tiles at once
     workers:int=0,         # processes that read tiles
     progress:bool=True,
-    precision:str='float32'  # or bf16: quicker for large towers, a little less exact
+    precision:str='float32', # or bf16: quicker for large towers, a little less exact
+    device=None            # where the model runs: the GPU, if there is one and the model is on the processor
 )->np.ndarray:             # (len(cat), dim) float32 unit rows, in the catalog's order
     "The vectors of all tiles of a catalog."
     if precision not in ('float32', 'bf16'): raise BadInput(f"no precision '{precision}'; use float32 or bf16")
     model.eval()
     out = np.zeros((len(cat), model.recipe.dim), 'float32')
-    with tqdm(total=len(cat), desc='embed', disable=not progress) as bar, (fast_rows(model) if precision == 'bf16' else nullcontext(unit_rows)) as see:
+    with tqdm(total=len(cat), desc='embed', disable=not progress) as bar, at_work(model, device), (fast_rows(model) if precision == 'bf16' else nullcontext(unit_rows)) as see:
         for key in ALL_SENSORS:
             rows = np.flatnonzero(cat.frame.sensor == key)
             if not len(rows): continue

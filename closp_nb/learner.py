@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['hold_out', 'in_parts', 'Watch', 'Bridge', 'came_with_weights', 'groups', 'fit', 'bridge_learner']
 
-# %% ../nbs/08a_learner.ipynb #b2adc149
+# %% ../nbs/08a_learner.ipynb #db9e8e18
 import json, os, tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -23,7 +23,7 @@ from fastai.torch_core import set_seed
 from .core import BadInput, ALL_SENSORS, beside
 from .splits import stratify
 from .batches import TileSet, loader
-from .bridge import CLOSP_NB, Recipe, bridge_losses, new_model
+from .bridge import CLOSP_NB, Recipe, best_device, bridge_losses, new_model
 from .geo import GeoCLOSP, geo_losses, place_tower
 
 # %% ../nbs/08a_learner.ipynb #27148b99
@@ -147,7 +147,7 @@ def fit(
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(recipe.epochs, peaks if len(peaks) > 1 else recipe.lr, pct_start=.25)
     return learn.watch.table
 
-# %% ../nbs/08a_learner.ipynb #19d7a4c6
+# %% ../nbs/08a_learner.ipynb #5de362fd
 def _takes_on(model, recipe):
     "A model goes on by another recipe, which must describe it."
     for f in ('towers', 'head', 'text', 'pooling', 'reader', 'dim', 'loss'):
@@ -175,14 +175,13 @@ def bridge_learner(
     else: _takes_on(model, recipe)
     if lack := [k for k in keys if k not in model.images]: raise BadInput(f"the model has no tower for '{lack[0]}'; it knows {', '.join(model.images)}: leave the sensor out of the catalog or take another model")
     seeds.set_state(torch.get_rng_state())
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     many = dict(seed=recipe.seed, workers=workers, rng=seeds, views=views and recipe.views, kind=kind)
-    dls = DataLoaders(loader(train, recipe.bs*recipe.accumulate, train=True, reword=recipe.reword, **many), loader(valid, recipe.bs, **many), device=device)
+    dls = DataLoaders(loader(train, recipe.bs*recipe.accumulate, train=True, reword=recipe.reword, **many), loader(valid, recipe.bs, **many))
     kinds, ends = (geo_losses, ('_loss', '_place_loss', *['_words_loss']*(recipe.place_text > 0))) if isinstance(model, GeoCLOSP) else (bridge_losses, ('_loss',))
     if kinds is geo_losses and recipe.place_weight + recipe.place_text and not train.table[['lon', 'lat']].notna().all(axis=1).any():
         raise BadInput('no training tile has a place, so a place tower has nothing to learn; add coordinates, or train CLOSP (leave place empty in the recipe)')
     def parts(out, y): return kinds(out, y, recipe)
-    learn = Bridge(dls, model.to(device), loss_func=lambda out, y: sum(parts(out, y).values()), wd=recipe.wd, splitter=groups,
+    learn = Bridge(dls, model.to(best_device()), loss_func=lambda out, y: sum(parts(out, y).values()), wd=recipe.wd, splitter=groups,
                    cbs=[Watch(), *cbs], metrics=[_metric(k+end, parts) for k in keys for end in ends])
     if recipe.accumulate > 1: learn.part = recipe.bs
     learn.remove_cb(ProgressCallback)

@@ -15,9 +15,15 @@ import torch.nn.functional as F
 from .core import BadInput
 from .labels import collision_share, multihot
 
-# %% ../nbs/05b_losses.ipynb #838a707a
+# %% ../nbs/05b_losses.ipynb #5cfca037
+def _check_device(*tensors):
+    "What is compared must lie on one device."
+    on = sorted({str(x.device) for x in tensors})
+    if len(on) > 1: raise BadInput(f"tiles, captions and targets lie on several devices ({', '.join(on)}); move all of them to one: x.to('{on[0]}')")
+
 def _check_pairs(image, text, targets):
     "Rows must pair up, and every pair needs its target."
+    _check_device(image, text, targets)
     if image.ndim != 2 or image.shape != text.shape or not len(image):
         raise BadInput(f'tiles of shape {tuple(image.shape)} and captions of shape {tuple(text.shape)} do not pair up; give both as (B, dim), row i of one to row i of the other')
     if targets.shape != (len(image), len(image)): raise BadInput(f'targets of shape {tuple(targets.shape)} do not fit {len(image)} pairs; give ({len(image)}, {len(image)}), made from the labels of the same tiles')
@@ -139,7 +145,7 @@ def pair_loss(
     if bias is not None: return sigmoid_pairs(image, text, scale, bias, matches(y, kind))
     return contrastive(image, text, scale, targets_for(y, kind), targets_for(y, kind, back=True) if kind == 'asked' else None)
 
-# %% ../nbs/05b_losses.ipynb #a5585e91
+# %% ../nbs/05b_losses.ipynb #8ec02130
 def joint_loss(
     image:list,             # of (B, dim) unit rows, one for each sensor
     text:list,              # of (B, dim) unit rows: their captions
@@ -148,6 +154,7 @@ def joint_loss(
     scale=1/.07             # 1 / temperature
 )->list:                    # a scalar for each sensor
     "Softmax over the tiles of all sensors at once, and over all their captions; each sensor gets the mean of its rows."
+    _check_device(*image, *text, *y)
     sizes, (u, v, y) = [len(i) for i in image], map(torch.cat, (image, text, y))
     logits = _scores(u, v, scale)
     each = (F.cross_entropy(logits, targets_for(y, kind), reduction='none') + F.cross_entropy(logits.T, targets_for(y, kind, back=True), reduction='none'))/2

@@ -49,7 +49,7 @@ def state_of(
             dict(epoch=epoch, batch=batch, optimizer=numbers, random=plain, smooth=smooth.count, pct=float(learn.pct_train), steps=learn.train_iter,
                  rows=learn.watch.rows, read=list(read), best=[best.loss_then, best.waited] if best else None))
 
-# %% ../nbs/08c_resume.ipynb #0658cbe2
+# %% ../nbs/08c_resume.ipynb #9bf75844
 def put_back(learn, tensors, plain):
     "Give a learner, about to fit, the memory of another."
     def part(name): return {k.removeprefix(f'{name}/'): v for k, v in tensors.items() if k.startswith(f'{name}/')}
@@ -69,7 +69,8 @@ def put_back_random(learn, tensors, plain):
     "Random numbers go on where they were."
     learn.dls.train.batch_sampler.views.set_state(tensors['seeds'])
     torch.set_rng_state(tensors['random/torch'])
-    if torch.cuda.is_available() and 'random/cuda0' in tensors: torch.cuda.set_rng_state_all([tensors[k] for k in sorted(tensors) if k.startswith('random/cuda')])
+    for i in range(torch.cuda.device_count()):                   # as many as this machine has of those that there were
+        if f'random/cuda{i}' in tensors: torch.cuda.set_rng_state(tensors[f'random/cuda{i}'], i)
     kind, *rest = plain['random']['numpy']
     np.random.set_state((kind, tensors['random/numpy'].numpy().astype('uint32'), *rest))
     version, keys, gauss = plain['random']['python']

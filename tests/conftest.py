@@ -1,5 +1,5 @@
 "What all tests share: the checkout comes first on the path, versions come first in the report, notebook times last; a tower without BatchNorm."
-import sys
+import os, sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +15,7 @@ def _version(name):
 
 def pytest_configure(config):
     if 's' not in config.option.reportchars: config.option.reportchars += 's'   # a skipped test says why
+    if not all('test_gpu' in a for a in config.args): os.environ['CUDA_VISIBLE_DEVICES'] = ''          # other tests compare runs of the processor to the bit
 
 def pytest_report_header(): return 'versions: ' + ', '.join(f'{o} {_version(o)}' for o in SHOWN)
 
