@@ -35,19 +35,19 @@ def best(
     order = np.lexsort((rows, -s))[:k]
     return s[order], rows[order]
 
-# %% ../nbs/09a_kinds.ipynb #8ca9caa5
+# %% ../nbs/09a_kinds.ipynb #7e294170
 class Coder:
     "Unit vectors as whole numbers of one byte, and how far off they can be."
     def __init__(self, mean, turn, scale, error=0., reach=0.): store_attr()     # (dim,), (dim, dim), steps per unit, largest error, largest length
 
     @classmethod
-    def fit(cls, z, seed=0):
-        "Centre, rotation and step for some vectors."
+    def fit(cls, z, inside=1., seed=0):
+        "Centre, rotation and step for some vectors; the share `inside` of their numbers is within the steps, the rest is cut off."
         rng, dim = np.random.default_rng(seed), z.shape[1]
         some = z[np.sort(rng.choice(len(z), min(len(z), 50_000), replace=False))]
         turn = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype('f4')
         mean = some.mean(0)
-        return cls(mean, turn, np.float32(127/max(np.abs((some-mean) @ turn).max(), 1e-6)))
+        return cls(mean, turn, np.float32(127/max(np.quantile(np.abs((some-mean) @ turn), inside), 1e-6)))
 
     def code(self, z):
         "Whole numbers, as float32; remembers the largest error."
@@ -72,7 +72,7 @@ class Coder:
     def open(cls, path):
         with np.load(path, allow_pickle=False) as f: return cls(f['mean'], f['turn'], f['scale'][()], float(f['error']), float(f['reach']))
 
-# %% ../nbs/09a_kinds.ipynb #be4b309f
+# %% ../nbs/09a_kinds.ipynb #73e36215
 @cache
 def _pool(): return ThreadPoolExecutor(faiss.omp_get_max_threads(), initializer=lambda: faiss.omp_set_num_threads(1))
 
@@ -93,7 +93,7 @@ SMALL = 20_000     # rows that are looked at one by one
 
 class Exact:
     "A scan of one-byte codes, then float32 vectors for all that can be among the best: the answers of a full scan."
-    kind, files = 'exact', ('vectors.npy', 'codes.faiss', 'coder.npz')
+    kind, files, inside = 'exact', ('vectors.npy', 'codes.faiss', 'coder.npz'), 1.
     def __init__(self, z, coder, ix): store_attr()    # (n, dim) float32 rows; Coder; faiss index of codes
     def __len__(self): return self.ix.ntotal
     @property
@@ -101,7 +101,7 @@ class Exact:
 
     @classmethod
     def build(cls, z, **kw):
-        coder, ix = Coder.fit(z), _flat(z.shape[1])
+        coder, ix = Coder.fit(z, cls.inside), _flat(z.shape[1])
         for i in range(0, len(z), BLOCK): ix.add(coder.code(z[i:i+BLOCK]))
         return cls(z, coder, ix)
 
@@ -153,7 +153,7 @@ def edit(self:Exact, keep, more):
     "The rows `keep` of this, followed by more vectors."
     return type(self).build(np.concatenate([self.z[keep], more]))
 
-# %% ../nbs/09a_kinds.ipynb #e3b24334
+# %% ../nbs/09a_kinds.ipynb #4046995a
 class Decoded:
     "Rows of codes as float32 vectors, when asked."
     def __init__(self, coder, ix): self.coder, self.codes = coder, faiss.rev_swig_ptr(ix.codes.data(), ix.ntotal*ix.d).reshape(-1, ix.d)
@@ -162,7 +162,7 @@ class Decoded:
 
 class Compact(Exact):
     "One-byte codes alone."
-    kind, files = 'compact', ('codes.faiss', 'coder.npz')
+    kind, files, inside = 'compact', ('codes.faiss', 'coder.npz'), .9999
     def __init__(self, z, coder, ix): self.coder, self.ix, self.z = coder, ix, Decoded(coder, ix)
 
     def one(self, q, k, rows=None):
@@ -176,14 +176,14 @@ class Compact(Exact):
         ix.add(self.coder.code(more))
         return Compact(None, self.coder, ix)
 
-# %% ../nbs/09a_kinds.ipynb #08503397
+# %% ../nbs/09a_kinds.ipynb #3dc6e512
 class Large(Exact):
     "Codes in lists around centres; a question looks into some of the lists."
     kind, files = 'large', ('vectors.npy', 'codes.faiss', 'coder.npz')
 
     @classmethod
     def build(cls, z, queries=None, like=None, goal=.99, seed=0, **kw):
-        coder, n = (Coder.fit(z, seed), len(z)) if like is None else (like.coder, len(z))
+        coder, n = (Coder.fit(z, seed=seed), len(z)) if like is None else (like.coder, len(z))
         if like is None:
             lists = int(max(1, min(4*n**.5, n/40)))
             rng = np.random.default_rng(seed)
