@@ -99,7 +99,7 @@ class Catalog:
         for k, v in equals.items(): keep &= (self.table[k] == v).to_numpy(bool)
         return self.take(np.flatnonzero(keep))
 
-# %% ../nbs/02a_catalog.ipynb #d7c72ea4
+# %% ../nbs/02a_catalog.ipynb #c39cb9b8
 @patch
 def save(self:Catalog,
     path,              # of the file; must not exist
@@ -120,14 +120,17 @@ def save(self:Catalog,
     return Path(path)
 
 @patch(cls_method=True)
-def load(cls:Catalog, path):
-    "Read from GeoParquet; raises `BadInput` if it is not there or not a catalog."
+def load(cls:Catalog,
+         path,
+         file=None   # the same, already open: what was opened is read, even if another file bears the name now
+        ):           # -> Catalog; raises `BadInput` if it is not there or not a catalog
+    "Read from GeoParquet."
     path = Path(path)
-    if not path.exists(): raise BadInput(f'no catalog at {path}; build one first')
-    try: names = pq.read_schema(path).names
+    if file is None and not path.exists(): raise BadInput(f'no catalog at {path}; build one first')
+    try: names = pq.read_schema(file or path).names
     except (pa.ArrowException, OSError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
     if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption', 'geometry'} - set(names): raise BadInput(f"{path} is not a catalog: it lacks {', '.join(sorted(lack))}; build it again")
-    try: f, wkb = _read(path)
+    try: f, wkb = _read(file or path)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
     home = '' if str(path.parent) == '.' else str(path.parent)
     return cls(_whole(f.assign(path=f.path.map({p: os.path.join(home, p) for p in f.path.unique()}))), wkb)

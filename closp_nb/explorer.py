@@ -46,7 +46,7 @@ def grid(
     if not rows: return '<p>No tile meets these conditions. Widen the box or the dates, or take another sensor.</p>'
     return '<div style="display:flex;flex-wrap:wrap;gap:12px">' + ''.join(card(r, hits[first+i], recipe) for i, r in enumerate(rows)) + '</div>'
 
-# %% ../nbs/13_explorer.ipynb #94a53b14
+# %% ../nbs/13_explorer.ipynb #71c4382b
 class Explorer:
     "A search page in a notebook: `Explorer('demo/index').box`."
     def __init__(self,
@@ -55,7 +55,6 @@ class Explorer:
                 ):
         self.ask, self.n, self.first, self.hits = index if isinstance(index, Searcher) else Searcher.load(index), n, 0, None
         wide, small = w.Layout(width='420px'), w.Layout(width='210px')
-        f = self.ask.index.cat.frame
         self.text = w.Combobox(placeholder='flooded area near water', options=list(LABELS), description='Find', layout=wide)
         self.sensor = w.Dropdown(options=[('both sensors', None), *((s.name, k) for k, s in SENSORS.items())], description='Sensor', layout=small)
         self.recipe = w.Dropdown(options=['true colour', 'burn'], description='Optical as', layout=small)
@@ -63,7 +62,7 @@ class Explorer:
         self.lon = w.FloatRangeSlider(value=(-180, 180), min=-180, max=180, step=1, description='Longitude', layout=wide)
         self.lat = w.FloatRangeSlider(value=(-90, 90), min=-90, max=90, step=1, description='Latitude', layout=wide)
         self.go, self.prev, self.next = w.Button(description='Search', button_style='primary'), w.Button(description='Previous', disabled=True), w.Button(description='Next', disabled=True)
-        self.said, self.cards, self.map = w.HTML(f'<p>{len(f)} tiles. Say what you are looking for.</p>'), w.HTML(), w.Image(format='png', layout=w.Layout(max_width='760px'))
+        self.said, self.cards, self.map = w.HTML(f'<p>{len(self.ask.index)} tiles. Say what you are looking for.</p>'), w.HTML(), w.Image(format='png', layout=w.Layout(max_width='760px'))
         self.go.on_click(lambda _: self.search())
         self.text.observe(lambda _: self.search() if self.text.value.strip() else None, 'value')
         self.prev.on_click(lambda _: self.turn(-1)); self.next.on_click(lambda _: self.turn(1))

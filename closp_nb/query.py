@@ -69,7 +69,7 @@ class Hits:
         with beside(path, force) as tmp: writers[path.suffix](tmp)
         return path
 
-# %% ../nbs/11_query.ipynb #425937f0
+# %% ../nbs/11_query.ipynb #239ec496
 def draw_map(
     hits:dict,     # name of a query -> Hits
     cat,           # Catalog of the whole archive, drawn in grey
@@ -79,14 +79,14 @@ def draw_map(
     from matplotlib.figure import Figure
     fig = Figure(figsize=size, layout='constrained')
     ax = fig.subplots()
-    ax.scatter(cat.frame.lon, cat.frame.lat, s=3, c='.8', label='all tiles')
+    ax.scatter(cat.table.lon, cat.table.lat, s=3, c='.8', label='all tiles')
     for (name, h), mark in zip(hits.items(), cycle('ovs^Dp*X')): ax.scatter(h.frame.lon, h.frame.lat, s=26, marker=mark, label=name, alpha=.8, edgecolor='k', linewidth=.3)
     ax.set(xlabel='longitude', ylabel='latitude', xlim=(-180, 180), ylim=(-90, 90))
     ax.grid(alpha=.3)
     ax.legend(fontsize=7, loc='lower left')
     return fig
 
-# %% ../nbs/11_query.ipynb #1c7dd304
+# %% ../nbs/11_query.ipynb #f9f895cd
 def passing(
     cat,                 # Catalog
     sensor=None,         # 's1' or 's2'
@@ -97,7 +97,8 @@ def passing(
     source=None          # collection
 ):                       # (len(cat),) bool, or None if nothing is asked; raises `BadInput`
     "Which tiles meet a condition."
-    f, m = cat.frame, np.ones(len(cat), bool)
+    if all(o is None for o in (sensor, bbox, since, until, label, source)): return None
+    f, m = cat.table, np.ones(len(cat), bool)
     if sensor is not None:
         if sensor not in SENSORS: raise BadInput(f"no sensor '{sensor}'; use one of {', '.join(SENSORS)}")
         m &= (f.sensor == sensor).to_numpy()
@@ -117,7 +118,7 @@ def passing(
     if source is not None: m &= (f.source == source).to_numpy()
     return None if m.all() else m
 
-# %% ../nbs/11_query.ipynb #9e78c1e2
+# %% ../nbs/11_query.ipynb #d96415fb
 class Searcher:
     "Ask an index in words, by tile, by place, or by a mixture."
     def __init__(self, index, model):
@@ -139,7 +140,7 @@ class Searcher:
     def _hits(self, z, k, query, where):
         "The k best rows for one vector."
         scores, found = self.index.search(z[None]/max(np.linalg.norm(z), 1e-9), k, passing(self.index.cat, **where))
-        f = self.index.cat.frame.iloc[found[0]]
+        f = self.index.cat.take(found[0]).frame
         cond = ', '.join(f'{a}={b}' for a, b in where.items() if b is not None)
         return Hits(f.assign(rank=range(1, len(f)+1), score=scores[0]), query + (f' [{cond}]' if cond else ''))
 
@@ -160,7 +161,7 @@ class Searcher:
     def tile_vector(self, tile)->np.ndarray:             # (dim,); raises `BadInput` for an id that is not there
         "A tile as a vector."
         if isinstance(tile, str):
-            row = np.flatnonzero(self.index.cat.frame.id == tile)
+            row = np.flatnonzero(self.index.cat.table.id == tile)
             if not len(row): raise BadInput(f"no tile '{tile}' in this index; take an id from a table of hits")
             return self.index.vectors(row[:1])[0]
         return rows(self.model.encode_image, tile.sensor.key, scale(tile.pixels, tile.sensor)[None])[0]

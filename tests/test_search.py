@@ -2,7 +2,6 @@
 import math
 import warnings
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -15,6 +14,7 @@ from closp_nb.losses import contrastive, jaccard, targets_for
 from closp_nb.catalog import to_catalog
 from closp_nb.core import S1, S2, BadInput, Tile
 from closp_nb.index import Index
+from closp_nb.kinds import Exact
 from closp_nb.labels import LABELS, harmonize
 from closp_nb.tiles import band_files, read_bands, read_corpus, read_geotiff, to_unit, write_corpus, write_geotiff
 from shapely.geometry import Point
@@ -44,9 +44,7 @@ def test_losses_equal_loops(n, seed):
 def small_index(n, dim, rng):
     cat = to_catalog([dict(id=str(i), sensor='s1', path='', key='', source='', split='corpus', lon=0., lat=0., time='', raw_labels=[], labels=[], caption='', geometry=Point(0, 0)) for i in range(n)])
     z = unit(rng.standard_normal((n, dim))).astype('float32')
-    ix = faiss.IndexFlatIP(dim)
-    ix.add(z)
-    return Index(ix, cat, dict(kind='exact', fingerprint='', model='')), z
+    return Index(Exact.build(z), cat, dict(kind='exact', fingerprint='', model='')), z
 
 @given(st.integers(1, 80), st.integers(1, 30), st.floats(0, 1), st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
