@@ -43,7 +43,7 @@ def circle(
     line = np.degrees(np.column_stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))]))
     return np.insert(line, np.flatnonzero(np.abs(np.diff(line[:, 0])) > 180) + 1, np.nan, axis=0)
 
-# %% ../nbs/11a_places.ipynb #59090403
+# %% ../nbs/11a_places.ipynb #5a031276
 def _checked(label):
     if label not in LABELS: raise BadInput(f"no label '{label}'; use one of {', '.join(LABELS)}")
     return label
@@ -68,7 +68,8 @@ def draw_weights(
         ax.scatter(cat.frame.lon, cat.frame.lat, s=2, c='.8')
         ax.plot(*line.T, lw=.8, c='C3')
         for m, face in ((right, 'C0'), (~right, 'none')): ax.scatter(f.lon[m], f.lat[m], s=24, facecolor=face, edgecolor='C0', linewidth=.8)
-        ax.set_title(f'{name if name == "circle" else f"weight {name}"}: {right.sum()} of {len(h)} right', fontsize=8)
+        there = km_between(f[['lon', 'lat']].to_numpy(float), np.ravel(lonlat)) <= km
+        ax.set_title(f'{name if name == "circle" else f"weight {name}"}: of {len(h)}, {right.sum()} right, {there.sum()} there', fontsize=8)
         ax.set(xlim=(-180, 180), ylim=(-90, 90), xticks=(-120, 0, 120), yticks=(-60, 0, 60))
     fig.supxlabel('longitude', fontsize=8); fig.supylabel('latitude', fontsize=8)
     fig.suptitle(f'"{label}" around {np.ravel(lonlat)[0]:g}, {np.ravel(lonlat)[1]:g} (red: {km:g} km)', fontsize=9)
@@ -93,7 +94,7 @@ def judge(
         out[name]['possible'] = min(there, len(h))/len(h) if len(h) else np.nan
     return pd.DataFrame(out).T.astype(dict(hits=int))
 
-# %% ../nbs/11a_places.ipynb #296d0d58
+# %% ../nbs/11a_places.ipynb #78c21055
 def judge_all(
     ask:Searcher,       # whose model knows places
     questions,          # pairs of a label and a place: ('flooded area', (90, 23.5))
@@ -110,7 +111,7 @@ def draw_judged(
 ):                      # -> matplotlib Figure
     "Distance and shares over the weight; the circle as a dashed line."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(8, 2.9), layout='constrained')
+    fig = Figure(figsize=(9, 2.9), layout='constrained')
     (left, right), slider, plain = fig.subplots(1, 2), table.drop('circle'), table.loc['circle']
     w = slider.index.astype(float)
     left.plot(w, slider.km, 'o-', c='C0', label='slider')
@@ -121,6 +122,7 @@ def draw_judged(
     right.axhline(plain.possible, c='.5', ls=':', label='both, perfect answer')
     left.set(xlabel='weight of the place', ylabel='km from the place, median', ylim=(0, None))
     right.set(xlabel='weight of the place', ylabel='share of the hits', ylim=(-.02, 1.02))
-    for ax in (left, right): ax.grid(alpha=.3); ax.legend(fontsize=7)
+    for ax in (left, right): ax.grid(alpha=.3)
+    left.legend(fontsize=7); right.legend(fontsize=7, loc='upper left', bbox_to_anchor=(1, 1))
     right.set_title('dashed: the same share in the circle', fontsize=8)
     return fig
