@@ -6,15 +6,16 @@
 __all__ = ['QUERIES', 'COMMANDS', 'samples', 'search', 'save_hits', 'index', 'corpus_build', 'corpus_check', 'corpus_show',
            'demo', 'run', 'main']
 
-# %% ../nbs/14_cli.ipynb #590c8c74
-import sys, warnings
+# %% ../nbs/14_cli.ipynb #31ff3daf
+import re, sys, warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
 from .runs import ablate, train
 
-# %% ../nbs/14_cli.ipynb #e9dc84e8
+# %% ../nbs/14_cli.ipynb #7a4cfdda
 def samples(
     out:str=None     # folder for the tiles; your cache if left out
 ):
@@ -26,8 +27,17 @@ def samples(
     print(cat.frame.groupby(['source', 'sensor']).size().rename('tiles').to_string())
     print(f'in {out or samples_folder()}')
 
+# %% ../nbs/14_cli.ipynb #0004d13a
+def _numbers(text, option, names):
+    "Numbers with commas, as many as names; what is no text stays as it is."
+    if not isinstance(text, str): return text
+    try: x = tuple(map(float, text.split(',')))
+    except ValueError: x = ()
+    if len(x) != names.count(',') + 1: raise BadInput(f"--{option} is {names.count(',') + 1} numbers, {names}; got '{text}'")
+    return x
+
 def search(
-    text:str,             # what to look for, such as "flooded area near water"
+    text:Param('what to look for, such as "flooded area near water"; may be left out if there is a place', str, opt=False, nargs='?')=None,
     index:str='demo/index',  # index folder
     model:str=None,       # its model folder, if it was moved
     k:int=10,             # number of hits
@@ -35,14 +45,21 @@ def search(
     bbox:str=None,        # only here: west,south,east,north in degrees
     since:str=None,       # only from this day on: 2021-07-31
     until:str=None,       # only up to this day
+    near:str=None,        # only so far from a place: lon,lat,km
+    place:str=None,       # what looks like around here: lon,lat; for models that know places
+    weight:float=None,    # of the place beside the words, from 0 to 1; 0.5 if left out
     save:str=None,        # also write the hits: a .geojson, .parquet, .gpkg or .csv file, or a .png with pictures
     force:bool=False      # replace the file if it is there
 ):
-    "Search an index in words and print the hits."
+    "Search an index in words, by place or by both, and print the hits."
     from closp_nb.query import Searcher
-    try: box = tuple(map(float, bbox.split(','))) if bbox else None
-    except ValueError as e: raise BadInput(f"--bbox is four numbers, west,south,east,north; got '{bbox}'") from e
-    hits = Searcher.load(index, model).text(text, k=k, sensor=sensor, bbox=box, since=since, until=until)
+    box, circle, spot = _numbers(bbox, 'bbox', 'west,south,east,north'), _numbers(near, 'near', 'lon,lat,km'), _numbers(place, 'place', 'lon,lat')
+    if text is None and spot is None: raise BadInput('say what to look for, in words ("flooded area"), as a place (--place 12.5,41.9), or both' + '; --near only narrows it down'*(near is not None))
+    if weight is not None and (text is None or spot is None): raise BadInput('--weight is between words and --place; give both, or leave it out')
+    ask, where = Searcher.load(index, model), dict(k=k, sensor=sensor, bbox=box, near=circle, since=since, until=until)
+    if spot is None: hits = ask.text(text, **where)
+    elif text is None: hits = ask.place(spot, **where)
+    else: hits = ask.mixed(text, place=spot, weight=.5 if weight is None else weight, **where)
     print(hits.table(k).to_string() if len(hits) else 'no tile meets these conditions')
     if save: print(f'wrote {save_hits(hits, save, force)}')
     return hits
@@ -245,12 +262,22 @@ def demo(
     for p in sorted(Path(out).iterdir()): print(f'wrote {p}')
     return results
 
-# %% ../nbs/14_cli.ipynb #05b537e2
+# %% ../nbs/14_cli.ipynb #1f397c03
 COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, index, search)}
 
 def _usage():
     lines = [f"  {n:14s}{f.__doc__}" for n, f in COMMANDS.items()]
     return 'closp: find Sentinel-1 and Sentinel-2 imagery with words\n\n' + '\n'.join(lines) + '\n\nclosp COMMAND --help tells the options of a command.'
+
+def _westward(argv):
+    "Numbers that begin with a minus belong to the option before them: --near -122,38,50 becomes --near=-122,38,50."
+    out = []
+    for a in argv:
+        if out and re.fullmatch(r'--[a-z-]+', out[-1]) and re.fullmatch(r'-[\d.][^ ]*,.*', a): out[-1] += f'={a}'
+        else: out.append(a)
+    return out
+
+def _told(name, message): raise BadInput(f'{message}; closp {name} --help tells the options')
 
 def run(
     argv:list    # words after `closp`
@@ -266,8 +293,9 @@ def run(
         return 2
     f = COMMANDS[name]
     warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)      # fastai's, on import; nothing a user can mend
-    args = vars(anno_parser(f, prog=f'closp {name}').parse_args(argv[words:]))
-    try: f(**{k: v for k, v in args.items() if k not in ('pdb', 'xtra')})
+    parser = anno_parser(f, prog=f'closp {name}')
+    parser.error = partial(_told, name)
+    try: f(**{k: v for k, v in vars(parser.parse_args(_westward(argv[words:]))).items() if k not in ('pdb', 'xtra')})
     except BadInput as e: print(f'closp: {e}', file=sys.stderr)
     except OSError as e: print(f'closp: {e.filename or "a file"}: {e.strerror or e}; check the path, its permissions and the space on the disk', file=sys.stderr)
     except KeyboardInterrupt: print('closp: stopped; nothing half-written is left', file=sys.stderr)

@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['named_sensor', 'Hits', 'draw_map', 'passing', 'Searcher']
 
-# %% ../nbs/11_query.ipynb #abc3590c
+# %% ../nbs/11_query.ipynb #383b0883
 import html, re
 from datetime import date
 from itertools import cycle
 from pathlib import Path
 import numpy as np
 import pandas as pd
-import closp_nb.geo                       # so that GeoCLOSP folders can be loaded
+from fastcore.basics import patch
 from .core import BadInput, SENSORS, beside, show_tiles
 from .catalog import Catalog
 from .batches import scale
+from .splits import EARTH, km_between
 from .bridge import load_model, rows
+from .geo import check_lonlat      # GeoCLOSP folders can be loaded, too
 from .labels import LABELS
 from .index import Index
 
@@ -69,7 +71,7 @@ class Hits:
         with beside(path, force) as tmp: writers[path.suffix](tmp)
         return path
 
-# %% ../nbs/11_query.ipynb #239ec496
+# %% ../nbs/11_query.ipynb #425937f0
 def draw_map(
     hits:dict,     # name of a query -> Hits
     cat,           # Catalog of the whole archive, drawn in grey
@@ -79,26 +81,41 @@ def draw_map(
     from matplotlib.figure import Figure
     fig = Figure(figsize=size, layout='constrained')
     ax = fig.subplots()
-    ax.scatter(cat.table.lon, cat.table.lat, s=3, c='.8', label='all tiles')
+    ax.scatter(cat.frame.lon, cat.frame.lat, s=3, c='.8', label='all tiles')
     for (name, h), mark in zip(hits.items(), cycle('ovs^Dp*X')): ax.scatter(h.frame.lon, h.frame.lat, s=26, marker=mark, label=name, alpha=.8, edgecolor='k', linewidth=.3)
     ax.set(xlabel='longitude', ylabel='latitude', xlim=(-180, 180), ylim=(-90, 90))
     ax.grid(alpha=.3)
     ax.legend(fontsize=7, loc='lower left')
     return fig
 
-# %% ../nbs/11_query.ipynb #f9f895cd
+# %% ../nbs/11_query.ipynb #5b78f5bc
+def _spot(
+    lonlat           # degrees, longitude first
+)->np.ndarray:       # (2,); raises `BadInput` if it is not one place on Earth
+    "One place."
+    x = check_lonlat(lonlat)
+    if len(x) != 1: raise BadInput(f'a query is about one place, got {len(x)}; give a pair of degrees such as (12.5, 41.9)')
+    return x[0].numpy()
+
+def _within(cat, near):
+    "Which tiles lie in a circle."
+    try: lon, lat, km = map(float, near)
+    except (TypeError, ValueError): raise BadInput(f'near is longitude, latitude and kilometres, such as (12.5, 41.9, 50); got {near!r:.60}') from None
+    if not 0 < km <= np.pi*EARTH: raise BadInput(f'a radius of {km:g} km makes no sense; it is in kilometres (not metres), more than 0 and at most {np.pi*EARTH:,.0f}, which is half way round the Earth')
+    return km_between(cat.frame[['lon', 'lat']].to_numpy(float), _spot((lon, lat))) <= km
+
 def passing(
     cat,                 # Catalog
     sensor=None,         # 's1' or 's2'
     bbox=None,           # west, south, east, north in degrees; west > east crosses the date line
+    near=None,           # lon, lat, km: at most so far from a place, over the ground
     since=None,          # ISO date, first day
     until=None,          # ISO date, last day
     label=None,          # harmonized label that tiles must carry
     source=None          # collection
 ):                       # (len(cat),) bool, or None if nothing is asked; raises `BadInput`
     "Which tiles meet a condition."
-    if all(o is None for o in (sensor, bbox, since, until, label, source)): return None
-    f, m = cat.table, np.ones(len(cat), bool)
+    f, m = cat.frame, np.ones(len(cat), bool)
     if sensor is not None:
         if sensor not in SENSORS: raise BadInput(f"no sensor '{sensor}'; use one of {', '.join(SENSORS)}")
         m &= (f.sensor == sensor).to_numpy()
@@ -107,6 +124,7 @@ def passing(
             raise BadInput(f'a box is west, south, east, north in degrees; got {tuple(bbox)}')
         w, s, e, n = bbox
         m &= f.lat.between(s, n).to_numpy() & (f.lon.between(w, e) if w <= e else (f.lon >= w) | (f.lon <= e)).to_numpy()
+    if near is not None: m &= _within(cat, near)
     for day, side in ((since, 'since'), (until, 'until')):
         if day is None: continue
         try: day = (day if isinstance(day, date) else date.fromisoformat(str(day))).isoformat()[:10]
@@ -118,7 +136,7 @@ def passing(
     if source is not None: m &= (f.source == source).to_numpy()
     return None if m.all() else m
 
-# %% ../nbs/11_query.ipynb #d96415fb
+# %% ../nbs/11_query.ipynb #48190389
 class Searcher:
     "Ask an index in words, by tile, by place, or by a mixture."
     def __init__(self, index, model):
@@ -140,7 +158,7 @@ class Searcher:
     def _hits(self, z, k, query, where):
         "The k best rows for one vector."
         scores, found = self.index.search(z[None]/max(np.linalg.norm(z), 1e-9), k, passing(self.index.cat, **where))
-        f = self.index.cat.take(found[0]).frame
+        f = self.index.cat.frame.iloc[found[0]]
         cond = ', '.join(f'{a}={b}' for a, b in where.items() if b is not None)
         return Hits(f.assign(rank=range(1, len(f)+1), score=scores[0]), query + (f' [{cond}]' if cond else ''))
 
@@ -161,18 +179,53 @@ class Searcher:
     def tile_vector(self, tile)->np.ndarray:             # (dim,); raises `BadInput` for an id that is not there
         "A tile as a vector."
         if isinstance(tile, str):
-            row = np.flatnonzero(self.index.cat.table.id == tile)
+            row = np.flatnonzero(self.index.cat.frame.id == tile)
             if not len(row): raise BadInput(f"no tile '{tile}' in this index; take an id from a table of hits")
             return self.index.vectors(row[:1])[0]
         return rows(self.model.encode_image, tile.sensor.key, scale(tile.pixels, tile.sensor)[None])[0]
 
-    def place(self, lonlat, k:int=20, **where)->Hits:    # `lonlat`: degrees, longitude first; raises `BadInput` if the model knows no places
-        "Tiles that look like what is around a place; needs a GeoCLOSP model."
-        if not hasattr(self.model, 'encode_place'): raise BadInput('this model knows no places (it is CLOSP, not GeoCLOSP); ask in words, or use a box')
-        return self._hits(rows(self.model.encode_place, [lonlat])[0], k, f'around {lonlat[0]:g}, {lonlat[1]:g}', where)
+# %% ../nbs/11_query.ipynb #6129284e
+@patch
+def place_vector(self:Searcher, lonlat)->np.ndarray:          # (dim,); raises `BadInput` if the model knows no places, or there is no such place
+    "A place as a vector."
+    if not hasattr(self.model, 'encode_place'): raise BadInput('this model knows no places (it is CLOSP, not GeoCLOSP); ask in words, near a place (near), in a box, or train with a place tower')
+    return rows(self.model.encode_place, _spot(lonlat))[0]
 
-    def mixed(self, text=None, tile=None, weight:float=.5, k:int=20, **where)->Hits:   # weight 0 is only the text, 1 only the tile
-        "Words and an example together: unit vectors, weighted and summed."
-        if text is None or tile is None or not 0 <= weight <= 1: raise BadInput('a mixed query needs a text, a tile and a weight between 0 and 1')
-        z = (1-weight)*self.vector(text) + weight*self.tile_vector(tile)
-        return self._hits(z, k, f'{text} + like {tile if isinstance(tile, str) else tile.id} ({weight:g})', where)
+@patch
+def place(self:Searcher, lonlat, k:int=20, **where)->Hits:    # `lonlat`: degrees, longitude first
+    "Tiles that look like what is around a place; needs a GeoCLOSP model."
+    lonlat = _spot(lonlat)
+    return self._hits(self.place_vector(lonlat), k, f'around {lonlat[0]:g}, {lonlat[1]:g}', where)
+
+def _blend(
+    parts,           # functions without arguments that give (dim,) unit vectors
+    weights          # for each, summing to 1; one of weight 0 is left out
+)->np.ndarray:       # (dim,); the vector itself if only one has weight
+    "Unit vectors as one."
+    some = [(w, part()) for w, part in zip(weights, parts) if w]
+    z = some[0][1] if len(some) == 1 else sum(w*v for w, v in some)
+    if np.linalg.norm(z) < 1e-6: raise BadInput('the parts of this query point in opposite directions and leave nothing at this weight; move the weight')
+    return z if len(some) == 1 else z/np.linalg.norm(z)
+
+@patch
+def mixed(self:Searcher,
+          text:str=None,      # a sensor named in it is a condition
+          tile=None,          # a Tile, or the id of one in the index
+          weight:float=.5,    # from 0 to 1: of the last one that is given, in the order text, tile, place; the others share the rest
+          k:int=20,
+          place=None,         # degrees, longitude first
+          **where             # see `passing`
+         )->Hits:             # raises `BadInput` for fewer than two parts, a weight that is none, or a part that is refused alone
+    "Words, example and place together, any two or all three."
+    rest, named = (text, None) if text is None else named_sensor(text)
+    spot = None if place is None else _spot(place)
+    parts = [] if text is None else [(text, lambda: self.vector(rest))]
+    if tile is not None: parts.append((f'like {tile if isinstance(tile, str) else tile.id}', lambda: self.tile_vector(tile)))
+    if place is not None: parts.append((f'around {spot[0]:g}, {spot[1]:g}', lambda: self.place_vector(spot)))
+    if len(parts) < 2: raise BadInput('a mixed query needs two of text, tile and place, or all three; one alone is asked by its own name')
+    try: w = float(weight)
+    except (TypeError, ValueError): w = np.nan
+    if not 0 <= w <= 1: raise BadInput(f'a weight is a number from 0 (only {parts[0][0]}) to 1 (only {parts[-1][0]}); got {weight!r:.40}')
+    n = len(parts) - 1
+    z = _blend([p for _, p in parts], [(1-w)/n]*n + [w])
+    return self._hits(z, k, ' + '.join(name for name, _ in parts) + f' ({w:g})', where if where.get('sensor') or not named else where | {'sensor': named})
