@@ -6,12 +6,13 @@
 __all__ = ['QUERIES', 'COMMANDS', 'samples', 'search', 'save_hits', 'index', 'corpus_build', 'corpus_check', 'corpus_show',
            'demo', 'run', 'main']
 
-# %% ../nbs/14_cli.ipynb #590c8c74
+# %% ../nbs/14_cli.ipynb #ce3f617c
 import sys, warnings
 from dataclasses import replace
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
+from .evals import compare, evaluate
 from .runs import ablate, train
 
 # %% ../nbs/14_cli.ipynb #e9dc84e8
@@ -245,8 +246,8 @@ def demo(
     for p in sorted(Path(out).iterdir()): print(f'wrote {p}')
     return results
 
-# %% ../nbs/14_cli.ipynb #05b537e2
-COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, index, search)}
+# %% ../nbs/14_cli.ipynb #f15fa207
+COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, index, search)} | {'eval': evaluate, 'compare': compare}
 
 def _usage():
     lines = [f"  {n:14s}{f.__doc__}" for n, f in COMMANDS.items()]

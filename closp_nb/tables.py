@@ -59,7 +59,7 @@ def report(
     else: text += ['Unknown: no training tile is known.']
     return '\n\n'.join(text) + '\n'
 
-# %% ../nbs/12d_tables.ipynb #4795c667
+# %% ../nbs/12d_tables.ipynb #8417f349
 _COLOURS = {'both': '#555555', 'Sentinel-1': '#d55e00', 'Sentinel-2': '#0173b2'}
 
 def _figure(size, n=1, **kw):
@@ -97,9 +97,9 @@ def draw_labels(results, metric='nDCG@100'):    # -> matplotlib Figure
     for i, g in enumerate(hues):
         floor = r[r.gallery == g].groupby('labels').random.mean().reindex(order)
         ax.scatter(np.arange(len(order)) + (i-(len(hues)-1)/2)*.8/len(hues), floor, marker='_', c='k', s=90, zorder=3, label=None if i else 'chance')
-    ax.set(xlabel='', ylabel=metric, ylim=(0, 1))
+    ax.set(xlabel='', ylabel=metric, ylim=(0, 1.02))
     ax.set_xticks(range(len(order)), order, rotation=40, ha='right', fontsize=8)
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc='lower left', bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return fig
 
 def draw_gap(results, metric='nDCG@100'):       # -> matplotlib Figure
