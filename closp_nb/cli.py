@@ -6,13 +6,14 @@
 __all__ = ['QUERIES', 'COMMANDS', 'samples', 'search', 'save_hits', 'index', 'corpus_build', 'corpus_check', 'corpus_show',
            'demo', 'run', 'main']
 
-# %% ../nbs/14_cli.ipynb #31ff3daf
+# %% ../nbs/14_cli.ipynb #ad7c9d33
 import re, sys, warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
+from .evals import compare, evaluate
 from .runs import ablate, train
 
 # %% ../nbs/14_cli.ipynb #7a4cfdda
@@ -262,8 +263,8 @@ def demo(
     for p in sorted(Path(out).iterdir()): print(f'wrote {p}')
     return results
 
-# %% ../nbs/14_cli.ipynb #1f397c03
-COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, index, search)}
+# %% ../nbs/14_cli.ipynb #72e0413b
+COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, index, search)} | {'eval': evaluate, 'compare': compare}
 
 def _usage():
     lines = [f"  {n:14s}{f.__doc__}" for n, f in COMMANDS.items()]

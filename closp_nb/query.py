@@ -71,7 +71,7 @@ class Hits:
         with beside(path, force) as tmp: writers[path.suffix](tmp)
         return path
 
-# %% ../nbs/11_query.ipynb #425937f0
+# %% ../nbs/11_query.ipynb #239ec496
 def draw_map(
     hits:dict,     # name of a query -> Hits
     cat,           # Catalog of the whole archive, drawn in grey
@@ -81,14 +81,14 @@ def draw_map(
     from matplotlib.figure import Figure
     fig = Figure(figsize=size, layout='constrained')
     ax = fig.subplots()
-    ax.scatter(cat.frame.lon, cat.frame.lat, s=3, c='.8', label='all tiles')
+    ax.scatter(cat.table.lon, cat.table.lat, s=3, c='.8', label='all tiles')
     for (name, h), mark in zip(hits.items(), cycle('ovs^Dp*X')): ax.scatter(h.frame.lon, h.frame.lat, s=26, marker=mark, label=name, alpha=.8, edgecolor='k', linewidth=.3)
     ax.set(xlabel='longitude', ylabel='latitude', xlim=(-180, 180), ylim=(-90, 90))
     ax.grid(alpha=.3)
     ax.legend(fontsize=7, loc='lower left')
     return fig
 
-# %% ../nbs/11_query.ipynb #5b78f5bc
+# %% ../nbs/11_query.ipynb #6149d0e5
 def _spot(
     lonlat           # degrees, longitude first
 )->np.ndarray:       # (2,); raises `BadInput` if it is not one place on Earth
@@ -102,7 +102,7 @@ def _within(cat, near):
     try: lon, lat, km = map(float, near)
     except (TypeError, ValueError): raise BadInput(f'near is longitude, latitude and kilometres, such as (12.5, 41.9, 50); got {near!r:.60}') from None
     if not 0 < km <= np.pi*EARTH: raise BadInput(f'a radius of {km:g} km makes no sense; it is in kilometres (not metres), more than 0 and at most {np.pi*EARTH:,.0f}, which is half way round the Earth')
-    return km_between(cat.frame[['lon', 'lat']].to_numpy(float), _spot((lon, lat))) <= km
+    return km_between(cat.table[['lon', 'lat']].to_numpy(float), _spot((lon, lat))) <= km
 
 def passing(
     cat,                 # Catalog
@@ -115,7 +115,8 @@ def passing(
     source=None          # collection
 ):                       # (len(cat),) bool, or None if nothing is asked; raises `BadInput`
     "Which tiles meet a condition."
-    f, m = cat.frame, np.ones(len(cat), bool)
+    if all(o is None for o in (sensor, bbox, near, since, until, label, source)): return None
+    f, m = cat.table, np.ones(len(cat), bool)
     if sensor is not None:
         if sensor not in SENSORS: raise BadInput(f"no sensor '{sensor}'; use one of {', '.join(SENSORS)}")
         m &= (f.sensor == sensor).to_numpy()
@@ -136,7 +137,7 @@ def passing(
     if source is not None: m &= (f.source == source).to_numpy()
     return None if m.all() else m
 
-# %% ../nbs/11_query.ipynb #48190389
+# %% ../nbs/11_query.ipynb #00f22130
 class Searcher:
     "Ask an index in words, by tile, by place, or by a mixture."
     def __init__(self, index, model):
@@ -158,7 +159,7 @@ class Searcher:
     def _hits(self, z, k, query, where):
         "The k best rows for one vector."
         scores, found = self.index.search(z[None]/max(np.linalg.norm(z), 1e-9), k, passing(self.index.cat, **where))
-        f = self.index.cat.frame.iloc[found[0]]
+        f = self.index.cat.take(found[0]).frame
         cond = ', '.join(f'{a}={b}' for a, b in where.items() if b is not None)
         return Hits(f.assign(rank=range(1, len(f)+1), score=scores[0]), query + (f' [{cond}]' if cond else ''))
 
@@ -179,7 +180,7 @@ class Searcher:
     def tile_vector(self, tile)->np.ndarray:             # (dim,); raises `BadInput` for an id that is not there
         "A tile as a vector."
         if isinstance(tile, str):
-            row = np.flatnonzero(self.index.cat.frame.id == tile)
+            row = np.flatnonzero(self.index.cat.table.id == tile)
             if not len(row): raise BadInput(f"no tile '{tile}' in this index; take an id from a table of hits")
             return self.index.vectors(row[:1])[0]
         return rows(self.model.encode_image, tile.sensor.key, scale(tile.pixels, tile.sensor)[None])[0]
