@@ -129,7 +129,7 @@ def search(self:Index,
     found = [self.store.one(o, k, rows) for o in q]
     return np.stack([s for s, _ in found]), np.stack([r for _, r in found])
 
-# %% ../nbs/10_index.ipynb #b74be46c
+# %% ../nbs/10_index.ipynb #98a933c1
 SUMMED = 2**26     # bytes: files up to this size are summed up whenever an index is opened
 
 def _sum(path):
@@ -151,6 +151,7 @@ def save(self:Index, folder, force=False):
         raise BadInput(f'{folder} could not be written ({getattr(e, "strerror", None) or type(e).__name__}); what was there is whole; make room, or choose another disk') from e
     return folder
 
+# %% ../nbs/10_index.ipynb #ecd12748
 def _sound(folder, files, whole):
     "Refuse files that are not as they were written."
     for name, f in files.items():
