@@ -114,7 +114,7 @@ def ablate(
         parts[-1] = parts[-1][parts[-1].gallery != 'both']
     return pd.concat(parts, ignore_index=True), best
 
-# %% ../nbs/12a_ablation.ipynb #a8d81bdb
+# %% ../nbs/12a_ablation.ipynb #cb338b43
 def compare(
     results,                 # as `run_all` gives them
     base:str,                # the recipe that others are compared with
@@ -136,8 +136,9 @@ def compare(
         boot, chance = {n: mean(x) for n, x in cube.items()}, part[part.text.isin(texts)].random.mean()
         for n, x in cube.items():
             alike = len(x) == len(cube[base])
-            steps = {'': (x.mean(), boot[n]), 'gain': (x.mean()-cube[base].mean(), boot[n]-boot[base] if alike else boot[n]*np.nan),
-                     'closes': (1 - (1-x.mean())/(1-cube[base].mean()), 1 - (1-boot[n])/(1-boot[base]) if alike else boot[n]*np.nan)}
+            steps = {'': (x.mean(), boot[n]), 'gain': (x.mean()-cube[base].mean(), boot[n]-boot[base] if alike else boot[n]*np.nan)}
+            with np.errstate(divide='ignore', invalid='ignore'):           # a base that misses nothing
+                steps['closes'] = (1 - (1-x.mean())/(1-cube[base].mean()), 1 - (1-boot[n])/(1-boot[base]) if alike else boot[n]*np.nan)
             found = {k: v for name, (v, b) in steps.items() for k, v in zip((name or 'value', f'{name}_low'.strip('_'), f'{name}_high'.strip('_')), (v, *np.percentile(b, [2.5, 97.5])))}
             out.append(dict(gallery=g, recipe=n, **found, seeds=x.mean(1).std(ddof=1) if len(x) > 1 else np.nan, random=chance, runs=len(x), queries=len(texts)))
     return pd.DataFrame(out)

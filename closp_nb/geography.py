@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CRISES', 'WAYS', 'SLIDER', 'KEPT', 'homes', 'keep_out', 'regions', 'part', 'sort_queries', 'errs_at_home', 'slide',
-           'geo_recipes', 'run_geo', 'where_on_earth', 'ablate_geo', 'geo_table', 'draw_gains']
+           'geo_recipes', 'run_geo', 'where_on_earth', 'ablate_geo', 'geo_table', 'draw_gains', 'draw_earth']
 
 # %% ../nbs/12b_geography.ipynb #bdd42590
 import sys
@@ -203,7 +203,7 @@ def ablate_geo(
                     print(f"{name}, {how}, seed {seed}: nDCG@100 " + ', '.join(f'{a} {g} {v:.3f}' for (a, g), v in p.groupby(['part', 'group']).value.mean().items()), file=sys.stderr, flush=True)
     return pd.concat(out, ignore_index=True)
 
-# %% ../nbs/12b_geography.ipynb #aea00f3f
+# %% ../nbs/12b_geography.ipynb #9d42c8c2
 def geo_table(
     runs,                  # as `ablate_geo` gives them
     metric:str='nDCG@100', # or another of KEPT
@@ -229,10 +229,32 @@ def draw_gains(
             g = p[p.group == group].set_index('recipe').reindex(names)
             ax.errorbar(g.gain, np.arange(len(names)) + .2*(i-1), xerr=[g.gain-g.gain_low, g.gain_high-g.gain], fmt=mark, color=colour, capsize=2, ms=4, lw=1, label=group)
         ax.axvline(0, color='.6', ls=':')
-        ax.set(title=split if part == 'all' else f'{split}: {part}', yticks=range(len(names)), yticklabels=names)
+        ax.set_title(split if part == 'all' else f'{split}: {part}', fontsize=9)
+        ax.set(yticks=range(len(names)), yticklabels=names)
         ax.tick_params(labelsize=7)
         ax.grid(axis='x', alpha=.3)
     ax.invert_yaxis()
-    ax.legend(fontsize=7)
+    fig.legend(*ax.get_legend_handles_labels(), loc='outside right upper', fontsize=7)
     fig.supxlabel(f'gain over {base}', fontsize=8)
+    return fig
+
+# %% ../nbs/12b_geography.ipynb #f7d95132
+def draw_earth(
+    table,                 # as `where_on_earth` gives it
+    marks:dict=None,       # text -> lonlat (N, 2) to mark
+    size=(9, 4.4)          # inches
+):                         # -> matplotlib Figure
+    "Where on Earth a model expects things: a map for each text, over the place of the mean."
+    from matplotlib.figure import Figure
+    lon, lat = np.unique(table.lon), np.unique(table.lat)
+    texts, fig = [c for c in table if c not in ('lon', 'lat')], Figure(figsize=size, layout='constrained')
+    for ax, t in zip(fig.subplots(-(-len(texts)//2), 2, sharex=True, sharey=True, squeeze=False).flat, texts):
+        z = table.pivot(index='lat', columns='lon', values=t).to_numpy()
+        seen = ax.pcolormesh(lon, lat, z - z.mean(), cmap='RdBu_r', vmin=-np.abs(z-z.mean()).max(), vmax=np.abs(z-z.mean()).max(), shading='nearest')
+        for x in (marks or {}).get(t, ()): ax.plot(*x, 'kx', ms=5)
+        ax.set_title(t, fontsize=8)
+        ax.tick_params(labelsize=7)
+        fig.colorbar(seen, ax=ax).ax.tick_params(labelsize=6)
+    fig.supxlabel('longitude', fontsize=8)
+    fig.supylabel('latitude', fontsize=8)
     return fig
