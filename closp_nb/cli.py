@@ -6,7 +6,7 @@
 __all__ = ['QUERIES', 'COMMANDS', 'samples', 'search', 'save_hits', 'index', 'corpus_build', 'corpus_check', 'corpus_show',
            'demo', 'run', 'main']
 
-# %% ../nbs/14_cli.ipynb #ad7c9d33
+# %% ../nbs/14_cli.ipynb #ad74ddf3
 import re, sys, warnings
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
 from .evals import compare, evaluate
-from .runs import ablate, train
+from .runs import ablate, embed, train
 
 # %% ../nbs/14_cli.ipynb #7a4cfdda
 def samples(
@@ -77,16 +77,17 @@ def save_hits(
     with beside(path, force) as tmp: hits.figure().savefig(tmp, format='png', dpi=110)
     return path
 
-# %% ../nbs/14_cli.ipynb #a36e0f8a
+# %% ../nbs/14_cli.ipynb #e9644c87
 def _apart(out, read):
     "Refuse to replace the folder that is being read, or one that holds it."
     a, b = Path(out).resolve(), Path(read).resolve()
     if a == b or a in b.parents: raise BadInput(f'{out} holds the tiles that are to be read and would be replaced; write elsewhere')
 
 def index(
-    folder:str,              # with GeoTIFFs, or folders with one raster per band, or a corpus
+    folder:str,              # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
     model:str='demo/model',  # model folder
     out:str='index',         # index folder to write
+    shard:str='',            # of vectors: 2/5, the second of five equal shares
     force:bool=False         # replace it if it is there
 ):
     "Index a folder of your own images, so that closp search finds them."
@@ -94,14 +95,18 @@ def index(
     from closp_nb.bridge import load_model
     from closp_nb.catalog import scan
     from closp_nb.index import Index
+    from closp_nb.parts import read_parts
     from closp_nb.survey import open_catalog
     _apart(out, folder)
     check_free(out, force)                                        # told before the work starts
     m = load_model(model)
+    vectors = (Path(folder)/'parts.json').exists()
+    if shard and not vectors: raise BadInput(f'{folder} holds no vectors that could be shared out; make them with closp embed')
     known = any((Path(folder)/n).exists() for n in ('catalog.parquet', 'crisislandmark.h5'))
-    cat, left = (open_catalog(folder), []) if known else scan(folder)
+    cat, left = (None, []) if vectors else (open_catalog(folder), []) if known else scan(folder)
+    cat, z = read_parts(folder, m, shard) if vectors else (cat, None)
     for path, why in left: print(f'left out {path}: {why}', file=sys.stderr)
-    Index.build(m, cat, model_folder=model).save(out, force)
+    Index.build(m, cat, z, model_folder=model).save(out, force)
     print(f'{cat} indexed in {out}' + (f'; {len(left)} left out' if left else '') + f'\nclosp search "flooded area" --index {out}')
 
 # %% ../nbs/14_cli.ipynb #06a12a86
@@ -263,8 +268,8 @@ def demo(
     for p in sorted(Path(out).iterdir()): print(f'wrote {p}')
     return results
 
-# %% ../nbs/14_cli.ipynb #72e0413b
-COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, index, search)} | {'eval': evaluate, 'compare': compare}
+# %% ../nbs/14_cli.ipynb #07564b90
+COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, embed, index, search)} | {'eval': evaluate, 'compare': compare}
 
 def _usage():
     lines = [f"  {n:14s}{f.__doc__}" for n, f in COMMANDS.items()]

@@ -118,16 +118,16 @@ def _each(todo, work, scheduler, workers):
             try: yield job.result()
             except KilledWorker as e: raise BadInput('the same part ended several workers; look at their memory, take smaller parts, and start again: what is done stays') from e
 
-# %% ../nbs/10a_parts.ipynb #814807b7
+# %% ../nbs/10a_parts.ipynb #6b16cc83
 def embed_parts(
-    data:str,                # a corpus, a catalog, or a folder that holds one
-    model:str='demo/model',  # model folder
-    out:str='vectors',       # folder of parts; goes on if it is there
+    data,                    # a corpus, a catalog, or a folder that holds one
+    model,                   # model folder
+    out,                     # folder of parts; goes on if it is there
     scheduler:str='',        # address of a Dask scheduler, such as tcp://10.0.0.1:8786
     workers:int=0,           # processes of this machine instead
     part:int=4096,           # tiles in a part
     precision:str='float32'  # or bf16: quicker for large towers
-):
+)->int:                      # tiles; raises `BadInput`
     "Embed an archive part by part, here or on a cluster; goes on where it was stopped."
     if scheduler and workers: raise BadInput('name a scheduler or a number of processes, not both')
     if precision not in ('float32', 'bf16'): raise BadInput(f"no precision '{precision}'; use float32 or bf16")
@@ -138,21 +138,23 @@ def embed_parts(
     with tqdm(total=about['count'], initial=about['count'] - sum(b-a for a, b in (_span(about, i) for i in todo)), desc='embed', unit='tile') as bar:
         for i in _each(todo, work, scheduler, workers) if todo else (): bar.update(np.diff(_span(about, i))[0])
     for p in Path(out).glob('.part-*'): p.unlink(missing_ok=True)                    # of workers that were killed
-    print(f"{about['count']:,} vectors in {out}\nclosp index {out} --model {model}")
+    return about['count']
 
 def read_parts(
     folder,             # as `embed_parts` wrote it
+    model,              # CLOSP, the one that made them
     shard:str=''        # 2/5: the second of five equal shares; all if left out
-)->tuple:               # Catalog, (n, dim) float32 vectors, fingerprint of their model; raises `BadInput` if parts are missing
+)->tuple:               # Catalog, (n, dim) float32 vectors; raises `BadInput` if parts are missing, or for another model
     "Tiles and vectors of a folder of parts, or of a share of it."
     about = _about(folder)
+    if (f := fingerprint(model)) != about['fingerprint']: raise BadInput(f"{folder} holds vectors of model {about['fingerprint']}, this is {f}; name the model that made them")
     i, n = _share(shard)
     lo, hi = about['count']*(i-1)//n, about['count']*i//n
     which = range(lo//about['part'], -(-hi//about['part']))
     parts = [_part(folder, about, p) for p in which]
     if lack := [p for p, z in zip(which, parts) if z is None]: raise BadInput(f"{folder} lacks {len(lack)} of {len(which)} parts, the first {lack[0]}; go on with closp embed")
     z = np.concatenate([x[max(lo-a, 0):hi-a] for x, a in zip(parts, (_span(about, p)[0] for p in which))])
-    return Catalog.load(Path(folder)/'catalog.parquet').take(range(lo, hi)), z, about['fingerprint']
+    return Catalog.load(Path(folder)/'catalog.parquet').take(range(lo, hi)), z
 
 def _share(shard):
     "2/5 as numbers."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['named_sensor', 'Hits', 'draw_map', 'passing', 'Searcher']
 
-# %% ../nbs/11_query.ipynb #383b0883
+# %% ../nbs/11_query.ipynb #daff2ade
 import html, re
 from datetime import date
 from itertools import cycle
@@ -20,7 +20,7 @@ from .splits import EARTH, km_between
 from .bridge import load_model, rows
 from .geo import check_lonlat      # GeoCLOSP folders can be loaded, too
 from .labels import LABELS
-from .index import Index
+from .union import open_index
 
 # %% ../nbs/11_query.ipynb #8bca8459
 _NAMED = {'s1': r'radar|sar|sentinel-?\s?1|s1|backscatter', 's2': r'optical|multispectral|sentinel-?\s?2|s2|colou?r image'}
@@ -137,7 +137,7 @@ def passing(
     if source is not None: m &= (f.source == source).to_numpy()
     return None if m.all() else m
 
-# %% ../nbs/11_query.ipynb #00f22130
+# %% ../nbs/11_query.ipynb #0b6bb292
 class Searcher:
     "Ask an index in words, by tile, by place, or by a mixture."
     def __init__(self, index, model):
@@ -147,11 +147,11 @@ class Searcher:
 
     @classmethod
     def load(cls,
-             folder,        # of the index
+             folder,        # of the index, or of several (chapter 10b)
              model=None     # its model's folder, if it was moved
             ):              # raises `BadInput`: missing, damaged, or not the model that made the index
-        "Open an index folder and the model that made it."
-        index = Index.load(folder)
+        "Open an index and the model that made it."
+        index = open_index(folder)
         where = model or index.about['model']
         if not where: raise BadInput(f'{folder} does not say where its model lies; name the model folder')
         return cls(index, load_model(where))

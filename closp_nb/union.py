@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['Union', 'open_index']
 
-# %% ../nbs/10b_union.ipynb #ac39bd82
+# %% ../nbs/10b_union.ipynb #be4dfd77
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from .core import BadInput
 from .catalog import Catalog
 from .index import Index
 
-# %% ../nbs/10b_union.ipynb #594cdc95
+# %% ../nbs/10b_union.ipynb #3b80cd9b
 class Union:
     "Several indexes of one model, asked as one; rows are counted through."
     def __init__(self,
@@ -38,7 +39,14 @@ class Union:
             self._cat = cat
         return self._cat
 
-    def check(self, model): self.parts[0].check(model)
+    def check(self, model):
+        "Refuse a model that did not make these."
+        self.parts[0].check(model)
+
+    def table(self)->pd.DataFrame:
+        "What it consists of: kind, tiles and measured recall of each."
+        return pd.DataFrame([dict(kind=p.about['kind'], tiles=len(p), first=a) | {f'recall@{k}': v for k, v in p.about.get('recall', {}).items() if k != 'questions'}
+                             for p, a in zip(self.parts, self.starts)])
 
     def vectors(self, rows):
         "The stored vectors of some rows, (len(rows), dim)."
