@@ -28,7 +28,7 @@ def samples(
     print(cat.frame.groupby(['source', 'sensor']).size().rename('tiles').to_string())
     print(f'in {out or samples_folder()}')
 
-# %% ../nbs/14_cli.ipynb #0004d13a
+# %% ../nbs/14_cli.ipynb #f387c3e6
 def _numbers(text, option, names):
     "Numbers with commas, as many as names; what is no text stays as it is."
     if not isinstance(text, str): return text
@@ -47,6 +47,9 @@ def search(
     since:str=None,       # only from this day on: 2021-07-31
     until:str=None,       # only up to this day
     near:str=None,        # only so far from a place: lon,lat,km
+    within:str=None,      # only inside a polygon: a GeoJSON, GeoPackage or Shapefile
+    label:str=None,       # only tiles that carry this label
+    max_cloud:float=None, # only optical tiles with at most this share of cloud, from 0 to 1
     place:str=None,       # what looks like around here: lon,lat; for models that know places
     weight:float=None,    # of the place beside the words, from 0 to 1; 0.5 if left out
     save:str=None,        # also write the hits: a .geojson, .parquet, .gpkg or .csv file, or a .png with pictures
@@ -57,7 +60,7 @@ def search(
     box, circle, spot = _numbers(bbox, 'bbox', 'west,south,east,north'), _numbers(near, 'near', 'lon,lat,km'), _numbers(place, 'place', 'lon,lat')
     if text is None and spot is None: raise BadInput('say what to look for, in words ("flooded area"), as a place (--place 12.5,41.9), or both' + '; --near only narrows it down'*(near is not None))
     if weight is not None and (text is None or spot is None): raise BadInput('--weight is between words and --place; give both, or leave it out')
-    ask, where = Searcher.load(index, model), dict(k=k, sensor=sensor, bbox=box, near=circle, since=since, until=until)
+    ask, where = Searcher.load(index, model), dict(k=k, sensor=sensor, bbox=box, near=circle, within=within, label=label, max_cloud=max_cloud, since=since, until=until)
     if spot is None: hits = ask.text(text, **where)
     elif text is None: hits = ask.place(spot, **where)
     else: hits = ask.mixed(text, place=spot, weight=.5 if weight is None else weight, **where)

@@ -15,7 +15,7 @@ import numpy as np
 from fastcore.basics import patch, store_attr
 from .core import BadInput
 
-# %% ../nbs/09a_kinds.ipynb #eb9e7d27
+# %% ../nbs/09a_kinds.ipynb #d5fed1c9
 BLOCK = 2**14      # rows at once
 
 def _dot(x, q):
@@ -29,15 +29,16 @@ def best(
     rows=None      # only these, ascending; all if left out
 )->tuple:          # scores (k',) float32, best first, and rows (k',); equals by row
     "The k best rows for one question, by sums in double precision."
-    if rows is None: rows = np.arange(len(z))
-    own, score = rows, getattr(z, 'scores', None)
-    if score is None and len(rows) <= BLOCK: z, own = z[rows], np.arange(len(rows))          # fetched once
-    blocks = lambda: (own[i:i+BLOCK] for i in range(0, len(own), BLOCK))
-    if len(own) > 2*k:
-        s = np.concatenate([score(r, q) if score else _dot(z[r], q) for r in blocks()])
+    if rows is not None and len(rows) <= BLOCK and isinstance(z, np.ndarray):
+        s, r = best(z[rows], q, k)                                 # fetched once
+        return s, rows[r]
+    n, score = len(z) if rows is None else len(rows), getattr(z, 'scores', lambda r, q: _dot(z[r].astype(q.dtype, copy=False), q))
+    if n > 2*k:
+        s = np.concatenate([score(slice(i, i+BLOCK) if rows is None else rows[i:i+BLOCK], q) for i in range(0, n, BLOCK)])
         near = np.flatnonzero(s >= np.partition(s, -k)[-k] - 2.5e-7*len(q)*np.linalg.norm(q))
-        own, rows = own[near], rows[near]
-    s = np.concatenate([score(r, q.astype('f8')) if score else _dot(z[r].astype('f8'), q.astype('f8')) for r in blocks()] or [[]]).astype('f4')
+        rows = near if rows is None else rows[near]
+    elif rows is None: rows = np.arange(n)
+    s = np.concatenate([score(rows[i:i+BLOCK], q.astype('f8')) for i in range(0, len(rows), BLOCK)] or [[]]).astype('f4')
     order = np.lexsort((rows, -s))[:k]
     return s[order], rows[order]
 

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['over_weights', 'circle', 'draw_weights', 'judge', 'judge_all', 'draw_judged']
 
-# %% ../nbs/11a_places.ipynb #726cb2dd
+# %% ../nbs/11a_places.ipynb #a13ac4a1
 import numpy as np
 import pandas as pd
 from .core import BadInput
 from .labels import LABELS
 from .splits import EARTH, km_between, to_xyz
 from .geo import check_lonlat
-from .query import Searcher, passing
+from .filters import passing
+from .query import Searcher
 
 # %% ../nbs/11a_places.ipynb #5c803afe
 def over_weights(
