@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['one_place', 'outline', 'passing']
 
-# %% ../nbs/10c_filters.ipynb #4595534c
+# %% ../nbs/10c_filters.ipynb #512487bb
 import json
 from datetime import date
 from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import shapely
+from pyproj import Transformer
 from .core import BadInput, SENSORS
 from .labels import LABELS
 from .splits import EARTH, km_between
@@ -33,35 +34,43 @@ def _within(cat, near):
     if not 0 < km <= np.pi*EARTH: raise BadInput(f'a radius of {km:g} km makes no sense; it is in kilometres (not metres), more than 0 and at most {np.pi*EARTH:,.0f}, which is half way round the Earth')
     return km_between(cat.table[['lon', 'lat']].to_numpy(float), one_place((lon, lat))) <= km
 
-# %% ../nbs/10c_filters.ipynb #d8047d1e
+# %% ../nbs/10c_filters.ipynb #08d1fdc5
 def outline(
     area                 # a GeoJSON dict, a file that GeoPandas reads, a shapely geometry, a GeoDataFrame or GeoSeries (without CRS: degrees)
-):                       # -> shapely geometry in degrees; raises `BadInput`: no file, no polygon, not in degrees
+):                       # -> GeoSeries of one shape, in its own CRS, or in degrees; raises `BadInput`: no file, no polygon, not in degrees
     "An area of interest as one shape."
     if isinstance(area, (str, Path)):
         if not Path(area).is_file(): raise BadInput(f'no file {area}; name a GeoJSON, GeoPackage or Shapefile with a polygon')
         try: area = gpd.read_file(area)
         except Exception as e: raise BadInput(f'{area} cannot be read as polygons ({type(e).__name__}); write it again, as GeoJSON for instance') from e
     if isinstance(area, dict):
+        if 'crs' in area and not str(area['crs']).rstrip("'}").endswith(('CRS84', '4326')): raise BadInput('GeoJSON is in degrees, and this names another CRS; give it as a file or a GeoPandas frame')
         try: area = gpd.GeoSeries([shapely.from_geojson(json.dumps(area))])
         except (shapely.GEOSException, TypeError, ValueError) as e: raise BadInput(f'this is no GeoJSON ({type(e).__name__}); give a geometry, a feature or a collection of features') from e
     if isinstance(area, shapely.Geometry): area = gpd.GeoSeries([area])
     if not isinstance(area, (gpd.GeoSeries, gpd.GeoDataFrame)): raise BadInput(f'an area is GeoJSON, a file, a shapely geometry or a GeoPandas frame; got {type(area).__name__}')
-    shapes = area.geometry if area.crs is None else area.geometry.to_crs('EPSG:4326')
-    shape = shapely.union_all(shapely.make_valid(shapes.dropna().to_numpy()))
+    shapes, degrees = area.geometry.dropna(), area.crs is None or area.crs.is_geographic
+    if degrees and area.crs is not None: shapes = shapes.to_crs('EPSG:4326')
+    if not np.isfinite(shapely.get_coordinates(shapes.to_numpy())).all(): raise BadInput('this area has corners that are no numbers (NaN or infinite); draw it again')
+    shape = shapely.union_all(shapely.make_valid(shapes.to_numpy()))
     if not shape.area > 0: raise BadInput('this area holds no polygon; draw one, or ask near a point (near)')
     w, s, e, n = shape.bounds
-    if s < -90 or n > 90 or w < -360 or e > 360: raise BadInput(f'this area reaches from {w:g}, {s:g} to {e:g}, {n:g}, which are no degrees; give it its CRS (GeoPandas), or convert it to EPSG:4326')
-    return shape
+    if degrees and (s < -90 or n > 90 or w < -360 or e > 360): raise BadInput(f'this area reaches from {w:g}, {s:g} to {e:g}, {n:g}, which are no degrees; give it its CRS (GeoPandas), or convert it to EPSG:4326')
+    return gpd.GeoSeries([shape], crs='EPSG:4326' if degrees else area.crs)
 
 def _inside(cat, area):
     "Which tiles have their centre in an area."
-    shape, out = outline(area), np.zeros(len(cat), bool)
+    area, out, at = outline(area), np.zeros(len(cat), bool), cat.table[['lon', 'lat']].to_numpy(float)
+    shape = area.iloc[0]
     shapely.prepare(shape)
+    if not area.crs.is_geographic:                                # tiles go into the map of the area: the other way it might be torn at the date line or a pole
+        x, y = Transformer.from_crs('EPSG:4326', area.crs, always_xy=True).transform(*at.T)
+        ok = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        out[ok] = shapely.intersects_xy(shape, x[ok], y[ok])
+        return out
     w, s, e, n = shape.bounds
-    lat = cat.table.lat.to_numpy(float)
     for turn in (-360, 0, 360):
-        lon = cat.table.lon.to_numpy(float) + turn
+        lon, lat = at[:, 0] + turn, at[:, 1]
         near = np.flatnonzero((lon >= w) & (lon <= e) & (lat >= s) & (lat <= n))
         out[near] |= shapely.intersects_xy(shape, lon[near], lat[near])
     return out

@@ -86,7 +86,7 @@ def draw_map(
     ax.legend(fontsize=7, loc='lower left')
     return fig
 
-# %% ../nbs/11_query.ipynb #0b6bb292
+# %% ../nbs/11_query.ipynb #b68075a9
 class Searcher:
     "Ask an index in words, by tile, by place, or by a mixture."
     def __init__(self, index, model):
@@ -109,7 +109,7 @@ class Searcher:
         "The k best rows for one vector."
         scores, found = self.index.search(z[None]/max(np.linalg.norm(z), 1e-9), k, passing(self.index.cat, **where))
         f = self.index.cat.take(found[0]).frame
-        cond = ', '.join(f'{a}={b}' for a, b in where.items() if b is not None)
+        cond = ', '.join(f'{a}={b if isinstance(b, (str, int, float, tuple, list)) else Path(b).name if isinstance(b, Path) else "area"}' for a, b in where.items() if b is not None)
         return Hits(f.assign(rank=range(1, len(f)+1), score=scores[0]), query + (f' [{cond}]' if cond else ''))
 
     def vector(self, text:str)->np.ndarray:   # (dim,) unit vector; raises `BadInput` for an empty text
