@@ -147,7 +147,7 @@ def test_more_than_there_are(kind):
     assert sorted(rows) == list(range(50)) and rows[0] == 0
 
 def test_codes_know_their_error():
-    z = clouds(2_000)
+    z = clouds(20_000)
     c = Coder.fit(z[:500])                                          # rows it has not seen reach further
     codes, said = c.code(z)
     np.testing.assert_allclose(np.linalg.norm(c.decode(codes) - z, axis=1), said, atol=1e-5)
