@@ -66,7 +66,10 @@ def test_a_worker_of_a_cluster_dies(home, tmp_path):
         address = f'tcp://127.0.0.1:{s.getsockname()[1]}'
     start_parts(d/'world', d/'model', out, PART)
     ps = [start('-m', 'dask', 'scheduler', '--host', '127.0.0.1', '--port', address.rpartition(':')[2], '--no-dashboard', cwd=tmp_path)]
+    def listens():
+        with socket.socket() as s: return s.connect_ex(('127.0.0.1', int(address.rpartition(':')[2]))) == 0
     try:
+        wait_for(listens)
         ps += [start('-m', 'dask', 'worker', address, '--nthreads', '1', '--no-nanny', '--no-dashboard', '--local-directory', tmp_path/str(i), cwd=tmp_path) for i in range(2)]
         run = start('-c', f"from closp_nb.parts import embed_parts; embed_parts({str(d/'world')!r}, {str(d/'model')!r}, {str(out)!r}, {address!r}, part={PART})")
         ps.append(run)
