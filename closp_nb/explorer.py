@@ -31,8 +31,10 @@ def card(
     "One hit as a card."
     said = html.escape(row.caption or 'no labels')
     where = html.escape(f'{row.lon:.2f}, {row.lat:.2f}  {row.time[:10]}')
+    share = getattr(row, 'share', float('nan'))
+    worth = f', {share:.0%} right' if share == share else ''
     return (f'<figure style="margin:0;width:150px;font:12px sans-serif"><img src="{data_url(tile, recipe)}" alt="{SENSORS[row.sensor].name} tile: {said}" '
-            f'style="width:150px;height:150px;image-rendering:pixelated"><figcaption><b>{row.rank}</b> {SENSORS[row.sensor].name} {row.score:.2f}<br>{said}<br>'
+            f'style="width:150px;height:150px;image-rendering:pixelated"><figcaption><b>{row.rank}</b> {SENSORS[row.sensor].name} {row.score:.2f}{worth}<br>{said}<br>'
             f'<span style="opacity:.7">{where}</span></figcaption></figure>')
 
 def grid(

@@ -181,6 +181,7 @@ def _open(folder, said, whole):
         if not old:
             if lack := {*kind.files, 'rows.parquet'} - set(about['files']): raise BadInput(f"{folder} is damaged: index.json does not name {', '.join(sorted(lack))}; build the index again")
             _sound(folder, about['files'], whole)
+        for c in about.get('calibration', {}).values(): np.array([c['slope'], c['offset']]) + 0.                    # numbers, or damaged
         store = Exact.build(_old(folder)) if old else kind.open(folder)
         rows = open(folder/'rows.parquet', 'rb')                  # stays open: the rows of this index, whatever is renamed
         n = pq.ParquetFile(rows).metadata.num_rows
@@ -241,5 +242,5 @@ def add(self:Index,
     ids = cat.table.id
     if ids.duplicated().any(): raise BadInput(f"tile '{ids[ids.duplicated()].iat[0]}' comes twice; ids must be unique")
     there = ids[ids.isin(self.cat.table.id)]
-    if len(there) and not replace: raise BadInput(f"{len(there)} tiles are in this index already, such as '{there.iat[0]}'; say replace=True to replace them")
+    if len(there) and not replace: raise BadInput(f"{len(there)} tiles are in this index already, such as '{there.iat[0]}'; say replace=True (--replace) to replace them")
     return self._changed(there, cat, _good(embed(model, cat, **kw) if vectors is None else vectors, cat, self.store.dim), model)

@@ -20,6 +20,7 @@ from .catalog import Catalog
 from .batches import scale
 from .bridge import load_model, rows
 import closp_nb.geo      # GeoCLOSP folders can be loaded, too
+from .calibration import shares
 from .union import open_index
 from .filters import one_place, passing
 
@@ -63,7 +64,8 @@ class Hits:
     def table(self, n=10):
         "The first `n` hits as a small table."
         f = self.frame.head(n)
-        return pd.DataFrame(dict(rank=f['rank'], score=f.score.round(3), sensor=f.sensor, labels=f.caption, lon=f.lon.round(3), lat=f.lat.round(3), time=f.time.str[:10], id=f.id)).set_index('rank')
+        worth = dict(share=f.share.round(2)) if 'share' in f else {}
+        return pd.DataFrame(dict(rank=f['rank'], score=f.score.round(3), **worth, sensor=f.sensor, labels=f.caption, lon=f.lon.round(3), lat=f.lat.round(3), time=f.time.str[:10], id=f.id)).set_index('rank')
 
     def _repr_html_(self): return f'<p><b>{html.escape(self.query)}</b>: {len(self)} hits</p>' + (f'<p>{html.escape(self.note)}</p>' if self.note else '') + self.table().to_html()
 
@@ -130,10 +132,12 @@ class Searcher:
         if not text or not text.strip(): raise BadInput('the query is empty; say what to look for, such as "flooded area near water"')
         return rows(self.model.encode_text, [text])[0]
 
-    def text(self, text:str, k:int=20, **where)->Hits:   # `where`: see `passing`; a sensor named in the text is a condition
+    def text(self, text:str, k:int=20, **where)->Hits:   # `where`: see `passing`; a sensor named in the text is a condition; `share` of hits in an index whose scores are calibrated
         "Tiles that look like a sentence."
         rest, named = named_sensor(text)
-        return self._hits(self.vector(rest), k, text, where if where.get('sensor') or not named else where | {'sensor': named}, note=self.doubt(rest))
+        hits = self._hits(self.vector(rest), k, text, where if where.get('sensor') or not named else where | {'sensor': named}, note=self.doubt(rest))
+        if (known := self.index.about.get('calibration')) and not hits.note: hits.frame['share'] = shares(known, hits.frame.sensor, hits.frame.score)
+        return hits
 
     def tile(self, tile, k:int=20, **where)->Hits:       # `tile`: a Tile, or the id of one in the index
         "Tiles that look like a tile, of whichever sensor."
