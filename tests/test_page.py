@@ -1,0 +1,138 @@
+"The explorer as a page, in a real browser: type, look, mark, narrow down, take away, reload; nothing leaves the machine and no file can be reached."
+import base64, importlib.util, json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from closp_nb.bridge import CLOSP_NB, new_model, save_model
+from closp_nb.calibration import calibrate
+from closp_nb.index import Index
+from closp_nb.world import build_world
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+lack = [n for n, there in (('a browser (Debian: apt install chromium)', CHROMIUM), *((f'{n} (pip install {n})', importlib.util.find_spec(n)) for n in ('playwright', 'voila'))) if not there]
+pytestmark = pytest.mark.skipif(bool(lack), reason=f"no page can be opened without {' and '.join(lack)}")
+
+@pytest.fixture(scope='module')
+def url(tmp_path_factory):
+    "Where `closp explore` serves a small index."
+    d = tmp_path_factory.mktemp('page')
+    world = build_world(d/'world', 240, share=.3, geotiffs=0, progress=False)
+    model = new_model(replace(CLOSP_NB, valid=.5)).eval()
+    save_model(model, d/'model')
+    index = Index.build(model, world.where(split='corpus'), model_folder=d/'model', progress=False)
+    calibrate(index, model, world.where(split='train'), progress=False).save(d/'index')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1')
+    with open(d/'log', 'w') as log: p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli', 'explore', str(d/'index'), '--quiet', '--port', str(port)], cwd=d, env=env, stdout=log, stderr=log)
+    try:
+        for _ in range(240):
+            if p.poll() is not None: pytest.fail((d/'log').read_text()[-3000:])
+            with socket.socket() as s:
+                if s.connect_ex(('127.0.0.1', port)) == 0: break
+            time.sleep(.25)
+        yield f'http://127.0.0.1:{port}/'
+    finally:
+        p.terminate()
+        p.wait(20)
+
+@pytest.fixture(scope='module')
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield b
+        b.close()
+
+@pytest.fixture
+def page(browser, url):
+    "An open explorer; fails at the end if a request left the machine."
+    pg, left, refused = browser.new_page(viewport=dict(width=1440, height=1000)), [], []
+    pg.on('request', lambda r: left.append(r.url) if not r.url.startswith((url, 'data:', 'blob:')) else None)
+    pg.on('requestfailed', lambda r: refused.append(r.url) if r.failure == 'csp' else None)          # stopped inside the browser
+    pg.goto(url, timeout=90_000)
+    pg.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
+    yield pg
+    pg.close()
+    assert set(left) <= set(refused), f'left the machine: {set(left) - set(refused)}'
+
+def ask(page, text):
+    "Type a question and press Enter; seconds until its answer stands there with pictures."
+    field = page.locator('input[placeholder^=flooded]')
+    field.fill(text)
+    start = time.perf_counter()
+    field.press('Enter')
+    page.wait_for_function("t => { const s = document.querySelector('[role=status]'); return s && s.innerText.startsWith(t + ':') }", arg=text, timeout=30_000)
+    page.wait_for_selector('figure img >> visible=true', timeout=30_000)
+    return time.perf_counter() - start
+
+click = lambda page, name, n=0: page.get_by_role('button', name=name, exact=True).nth(n).click()
+
+def said(page, words):
+    page.wait_for_function('t => document.querySelector("[role=status]").innerText.includes(t)', arg=words, timeout=30_000)
+
+def test_a_whole_visit(page):
+    took = [ask(page, t) for t in ('flooded area', 'crops', 'snow')]
+    print(f'first answer {took[0]:.2f} s, later {took[1]:.2f} and {took[2]:.2f} s')
+    assert took[0] < 6 and min(took[1:]) < 2, took                  # 1.5 and 0.5 on an idle machine
+    assert page.locator('figure img').count() == 12 and '% right' in page.locator('figcaption').first.inner_text()
+    first = page.locator('figure').first.inner_text()
+    click(page, 'right'); click(page, 'wrong', 1); click(page, 'Search again')
+    said(page, 'like 1 - 1 tiles')
+    click(page, 'Undo')
+    said(page, 'snow: ')
+    page.wait_for_function('t => document.querySelector("figure").innerText === t', arg=first)
+    page.get_by_label('Sensor').select_option('Sentinel-1')
+    click(page, 'Search')
+    said(page, 'sensor=s1')
+    assert set(page.locator('figure img').evaluate_all('xs => xs.map(x => x.alt.split(" ")[0])')) == {'Sentinel-1'}
+    click(page, 'Make file')
+    page.wait_for_selector('a[download="hits.geojson"]')
+    raw = base64.b64decode(page.locator('a[download]').get_attribute('href').split('base64,')[1])
+    assert {f['properties']['sensor'] for f in json.loads(raw)['features']} == {'s1'}
+    click(page, 'Next')
+    page.wait_for_function('() => document.querySelector("figcaption b").innerText === "13"')
+    page.reload()
+    page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
+    assert 'Say what you are looking for' in page.locator('[role=status]').inner_text()
+
+def test_keyboard_alone(page):
+    "From the search line to the marks without a mouse."
+    ask(page, 'water')
+    page.locator('input[placeholder^=flooded]').focus()
+    seen = []
+    for _ in range(60):
+        page.keyboard.press('Tab')
+        seen.append(page.evaluate('(document.activeElement.innerText || document.activeElement.getAttribute("aria-label") || "").trim()'))
+        if seen[-1] == 'right': break
+    assert 'Search' in seen and seen[-1] == 'right', seen
+    page.keyboard.press('Enter')
+    page.wait_for_function('() => [...document.querySelectorAll("button")].some(b => b.innerText === "Search again" && !b.disabled)')
+
+def test_what_is_typed_is_text(page):
+    field = page.locator('input[placeholder^=flooded]')
+    field.fill('<img src=x onerror="window.hacked=1">')
+    field.press('Enter')
+    said(page, '<img src=x')
+    assert page.evaluate('window.hacked') is None and page.locator('img[src=x]').count() == 0
+    field.press('Control+a')
+    field.press('Space')
+    click(page, 'Search')
+    said(page, 'the query is empty')
+
+@pytest.mark.parametrize('path', ['voila/files/closp.ipynb', 'voila/files/../../etc/passwd', 'voila/files/%2e%2e/%2e%2e/etc/passwd', 'static/../../etc/passwd', 'files/closp.ipynb', 'api/contents'])
+def test_no_file_can_be_reached(url, path):
+    with pytest.raises(urllib.error.HTTPError) as e: urllib.request.urlopen(url + path, timeout=20)
+    assert e.value.code in (403, 404)
+
+def test_what_cannot_be_opened_is_one_line(tmp_path):
+    go = lambda *argv: subprocess.run([sys.executable, '-m', 'closp_nb.cli', 'explore', *argv, '--quiet'], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
+    done = go('nowhere')
+    assert done.returncode == 1 and 'no index folder' in done.stderr and 'Traceback' not in done.stderr
+    done = go('nowhere', '--port', '0')
+    assert done.returncode == 1 and 'a port is a number' in done.stderr
