@@ -161,8 +161,8 @@ def place(self:Explorer, hits, title, first, marks):
 def search(self:Explorer):
     "Ask what the controls say."
     text, without = self.text.value, self.without.value.strip()
+    if text.strip() and text not in self.text.options: self.text.options = (text, *self.text.options)[:40]   # first of all: it draws the field anew, and somebody may type on
     self.answer(lambda: self.ask.combined(text, without=without, k=self.k.value, **self.conditions()) if without and text.strip() else self.ask.text(text, k=self.k.value, **self.conditions()), text)
-    if text.strip() and text not in self.text.options: self.text.options = (text, *self.text.options)[:40]
 
 @patch
 def refine(self:Explorer):
