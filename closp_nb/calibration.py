@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.special import expit
+from scipy.stats import binomtest
 from .core import BadInput
 from .queries import make_queries, relevance
 from .bridge import rows
@@ -23,10 +24,9 @@ def reliability(
 )->pd.DataFrame:     # heap by heap: pairs, said and was (means), low and high (95 %, Wilson's interval)
     "What was claimed beside what was so."
     said, right = np.ravel(said), np.ravel(right)
-    f = pd.DataFrame([dict(pairs=len(i), said=said[i].mean(), was=right[i].mean()) for i in np.array_split(np.argsort(said, kind='stable'), heaps) if len(i)])
-    n, p, z = f.pairs, f.was, 1.96
-    half = z*np.sqrt(p*(1-p)/n + z*z/(4*n*n))
-    return f.assign(low=(p + z*z/(2*n) - half)/(1 + z*z/n), high=(p + z*z/(2*n) + half)/(1 + z*z/n))
+    parts = [i for i in np.array_split(np.argsort(said, kind='stable'), heaps) if len(i)]
+    wilson = [binomtest(int(right[i].sum()), len(i)).proportion_ci(method='wilson') for i in parts]
+    return pd.DataFrame([dict(pairs=len(i), said=said[i].mean(), was=right[i].mean(), low=w.low, high=w.high) for i, w in zip(parts, wilson)])
 
 def misjudged(table)->float:     # as `reliability` gives it
     "The mean distance between said and was: the expected calibration error."

@@ -93,13 +93,15 @@ def explore(
     quiet:bool=False         # do not open a browser
 ):
     "Open the query explorer as a page in your browser; Ctrl-C ends it."
-    import json, os, tempfile
+    import json, os, socket, tempfile
     from closp_nb.query import Searcher
     try:
         from traitlets.config import Config
         from voila.app import Voila
     except ImportError: raise BadInput("the page needs Voila; install it with pip install 'closp_nb[app]', or use Explorer in a notebook (chapter 13)") from None
     if not 0 < port < 65536: raise BadInput(f'a port is a number from 1 to 65535; got {port}')
+    with socket.socket() as s:
+        if s.connect_ex((host, port)) == 0: raise BadInput(f'port {port} is taken, perhaps by another page; choose one with --port, or end that')
     Searcher.load(index, model)                                   # told before the page opens
     where = [str(Path(p).resolve()) for p in (index, model) if p]
     os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get('PYTHONPATH')]))     # the kernel finds this very package

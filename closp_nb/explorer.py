@@ -13,7 +13,7 @@ import ipywidgets as w
 from fastcore.basics import patch
 from .core import BadInput, SENSORS, quicklook
 from .labels import LABELS
-from .query import Hits, Searcher, draw_map
+from .query import Searcher, draw_map
 import closp_nb.feedback      # questions of many parts, one hit a spot
 
 # %% ../nbs/13_explorer.ipynb #1d1049fd

@@ -32,7 +32,7 @@ def index(
     folder:str,              # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
     model:str='demo/model',  # model folder
     out:str='index',         # index folder to write
-    kind:str='exact',        # or compact: a quarter of the memory; or large: quicker, from a million tiles on
+    kind:str='exact',        # or compact: a quarter of the memory; or large: the best few in less than a millisecond (page 09a)
     shard:str='',            # of vectors: 2/5, the second of five equal shares
     force:bool=False         # replace it if it is there
 ):
@@ -48,7 +48,9 @@ def index(
     m = load_model(model)
     vectors = (Path(folder)/'parts.json').exists()
     if shard and not vectors: raise BadInput(f'{folder} holds no vectors that could be shared out; make them with closp embed')
-    (cat, z), left = (read_parts(folder, m, shard), 0) if vectors else ((r := _tiles(folder))[:1] + (None,), r[1])
+    z, left = None, 0
+    if vectors: cat, z = read_parts(folder, m, shard)
+    else: cat, left = _tiles(folder)
     Index.build(m, cat, z, model_folder=model, kind=kind).save(out, force)
     print(f'{cat} indexed in {out}' + (f'; {left} left out' if left else '') + f'\nclosp search "flooded area" --index {out}')
 

@@ -139,3 +139,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
     assert done.returncode == 1 and 'no index folder' in done.stderr and 'Traceback' not in done.stderr
     done = go('nowhere', '--port', '0')
     assert done.returncode == 1 and 'a port is a number' in done.stderr
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0)); s.listen()
+        done = go('nowhere', '--port', str(s.getsockname()[1]))
+    assert done.returncode == 1 and 'is taken' in done.stderr and 'Traceback' not in done.stderr
