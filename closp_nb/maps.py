@@ -96,6 +96,10 @@ def light(self:HitMap, id):                      # of a hit; None for none
     self.lit.data = dict(type='FeatureCollection', features=[black(part[id]) for part in self.at.values() if id in part])
 
 @patch
-def clear(self:HitMap):
-    "Take a drawn box away."
-    if self.live: self.draw.clear_rectangles()
+def outline(self:HitMap, area):                  # (west, south, east, north) in degrees; None for none
+    "Draw a box, or take it away."
+    if not self.live: return
+    west, south, east, north = area or (0, 0, 0, 0)
+    east += 360*(west > east)
+    ring = [[west, south], [west, north], [east, north], [east, south], [west, south]]
+    self.draw.data = [dict(type='Feature', properties=dict(type='rectangle', style=dict(color='#000000', fillOpacity=.05)), geometry=dict(type='Polygon', coordinates=[ring]))] if area else []
