@@ -112,17 +112,17 @@ class Evidence:
     def _repr_html_(self):
         buf, said = io.BytesIO(), html.escape
         self.figure().savefig(buf, format='png', dpi=90)
-        line = lambda name, text: f'<dt style="font-weight:bold">{name}</dt><dd style="margin:0 0 4px 12px">{text}</dd>'
+        line = lambda name, text: f'<p style="margin:4px 0"><b>{name}</b>: {text}</p>'
         values = ', '.join(f'{n} {r.middle:.2f} ({r.low:.2f} to {r.high:.2f})' for n, r in self.values.iterrows())
         words = ', '.join(f'{said(w)} {v:+.3f}' for w, v in self.words.items()) or 'one word or none; nothing to compare'
         near = (f"{said(self.near['id'])}, {self.near['km']:,.1f} km away" + (f", alike {self.near['alike']:.2f}" if self.near['alike'] == self.near['alike'] else '')) if self.near else 'unknown: neither the index nor a catalog that was named holds training tiles with places'
         kind = 'spectrum' if 'nm' in self.pixels else 'backscatter'
         return (f'<section aria-label="evidence" style="font:12px sans-serif;max-width:440px"><b>{said(self.tile.id)}</b><br>'
-                f'<img alt="{kind} of the tile" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}"><dl style="margin:0">'
+                f'<img alt="{kind} of the tile" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
                 + line('Indices' if 'nm' in self.pixels else 'Decibels', f'{values}; middle and the span of eight tenths of the pixels')
                 + line('Words of its own caption that lift it' if self.own else 'Words of the question that lift it', words)
                 + line('Nearest labels', ', '.join(f'{said(l)} {v:.2f}' for l, v in self.labels.head(3).items()))
-                + line('Nearest training tile', near) + '</dl></section>')
+                + line('Nearest training tile', near) + '</section>')
 
 # %% ../nbs/11d_evidence.ipynb #2c421eb7
 def evidence(

@@ -165,11 +165,11 @@ class Explorer:
         button = lambda text, tip, **kw: w.Button(description=text, tooltip=tip, disabled=True, layout=w.Layout(width='130px'), **kw)
         self.text = w.Combobox(placeholder='flooded area near water', options=list(LABELS), description='Find', continuous_update=False, layout=wide)
         self.without = w.Text(placeholder='snow', description='but not', continuous_update=False, layout=small)
-        self.sensor = w.Dropdown(options=[('both sensors', None), *((s.name, k) for k, s in SENSORS.items())], description='Sensor', layout=small)
+        self.sensor = w.Dropdown(options=[('both sensors', ''), *((s.name, k) for k, s in SENSORS.items())], description='Sensor', layout=small)
         self.recipe = w.Dropdown(options=list(SENSORS['s2'].rgb), description='Optical as', layout=small)
         self.since, self.until = (w.DatePicker(description=d, layout=small) for d in ('Since', 'Until'))
-        self.lon = w.FloatRangeSlider(value=(-180, 180), min=-180, max=180, step=1, description='Longitude', continuous_update=False, layout=wide)
-        self.lat = w.FloatRangeSlider(value=(-90, 90), min=-90, max=90, step=1, description='Latitude', continuous_update=False, layout=wide)
+        self.lon = w.FloatRangeSlider(value=(-180, 180), min=-180, max=180, step=1, readout_format='.0f', description='Longitude', continuous_update=False, layout=wide)
+        self.lat = w.FloatRangeSlider(value=(-90, 90), min=-90, max=90, step=1, readout_format='.0f', description='Latitude', continuous_update=False, layout=wide)
         self.lonlat = w.Text(placeholder='12.5, 41.9', description='Around', tooltip='longitude, latitude in degrees', continuous_update=False, layout=small)
         self.weight = w.FloatSlider(value=.25, min=0, max=1, step=.05, description='Weight', continuous_update=False, layout=wide)
         self.k = w.BoundedIntText(value=min(60, lot), min=1, max=max(1, min(lot, 10_000)), description='Hits', layout=small)
@@ -194,7 +194,7 @@ def asking(self:Explorer)->dict:
     sides = (self.lon.value[0], self.lat.value[0], self.lon.value[1], self.lat.value[1])
     box = self.area or (None if sides == (-180, -90, 180, 90) else sides)
     day = lambda d: d.isoformat() if d else None
-    return dict(text=self.text.value, without=self.without.value, place=place, weight=self.weight.value, k=self.k.value, spots=self.spots.value, sensor=self.sensor.value,
+    return dict(text=self.text.value, without=self.without.value, place=place, weight=self.weight.value, k=self.k.value, spots=self.spots.value, sensor=self.sensor.value or None,
                 since=day(self.since.value), until=day(self.until.value), bbox=list(box) if box else None)
 
 @patch
@@ -203,12 +203,15 @@ def put(self:Explorer, question):
     q, self.quiet = QUESTION | question, True
     day = lambda t: date.fromisoformat(t) if t else None
     try:
-        for c in ('text', 'without', 'sensor', 'weight', 'k', 'spots'): getattr(self, c).value = q[c]
+        for c in ('text', 'without', 'weight', 'k', 'spots'): getattr(self, c).value = q[c]
+        self.sensor.value = q['sensor'] or ''
         self.since.value, self.until.value, self.lonlat.value = day(q['since']), day(q['until']), ', '.join(f'{v:g}' for v in q['place'])
         self.lon.value, self.lat.value, self.area = (-180, 180), (-90, 90), tuple(q['bbox']) if q['bbox'] else None
         self.map.outline(self.area)
     finally: self.quiet = False
 
+
+# %% ../nbs/13_explorer.ipynb #ee64da04
 @patch
 @_told
 def answer(self:Explorer, make):              # a function that gives a question

@@ -58,7 +58,7 @@ class HitMap:
         grey = cat.table[['lon', 'lat']].dropna().to_numpy(float)
         some = dict(type='FeatureCollection', features=[dict(type='Feature', properties={}, geometry=dict(type='MultiPoint', coordinates=grey[::-(-len(grey)//2000)].tolist() if len(grey) else []))])
         layer = lambda **kw: leaf.GeoJSON(data=dict(type='FeatureCollection', features=[]), **kw)
-        base = leaf.basemap_to_tiles(leaf.basemaps.OpenStreetMap.Mapnik) if web else leaf.GeoJSON(data=land(), style=dict(color='#999999', weight=.7, fillColor='#dddddd', fillOpacity=.6))
+        base = leaf.basemap_to_tiles(leaf.basemaps.OpenStreetMap.Mapnik) if web else leaf.GeoJSON(data=land(), style=dict(color='#999999', weight=.7, fillColor='#f7f7f2', fillOpacity=1))
         self.foot, self.dots, self.lit = layer(hover_style=dict(fillOpacity=.9)), layer(point_style=dict(radius=5), hover_style=dict(fillOpacity=1, weight=3)), layer(point_style=dict(radius=11))
         self.dots.on_click(tell(on_pick)); self.dots.on_hover(tell(on_hover)); self.foot.on_click(tell(on_pick))
         self.draw = leaf.DrawControl(rectangle=dict(shapeOptions=dict(color='#000000', fillOpacity=.05)), polygon={}, polyline={}, circlemarker={}, edit=False)

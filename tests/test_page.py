@@ -17,14 +17,20 @@ lack = [n for n, there in (('a browser (Debian: apt install chromium)', CHROMIUM
 pytestmark = pytest.mark.skipif(bool(lack), reason=f"no page can be opened without {' and '.join(lack)}")
 
 @pytest.fixture(scope='module')
-def url(tmp_path_factory):
-    "Where `closp explore` serves a small index."
+def home(tmp_path_factory):
+    "A folder with a small world, model and index."
     d = tmp_path_factory.mktemp('page')
     world = build_world(d/'world', 240, share=.3, geotiffs=0, progress=False)
     model = new_model(replace(CLOSP_NB, valid=.5)).eval()
     save_model(model, d/'model')
     index = Index.build(model, world.where(split='corpus'), model_folder=d/'model', progress=False)
     calibrate(index, model, world.where(split='train'), progress=False).save(d/'index')
+    return d
+
+@pytest.fixture(scope='module')
+def url(home):
+    "Where `closp explore` serves it."
+    d = home
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -103,6 +109,59 @@ def test_a_whole_visit(page):
     page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
     assert 'Say what you are looking for' in page.locator('[role=status]').inner_text()
 
+def test_the_map_asks_and_answers(page):
+    "A box drawn with the mouse narrows the question down; a card under the mouse lights up its footprint."
+    ask(page, 'water')
+    page.wait_for_selector('.leaflet-interactive')
+    page.locator('figure').nth(2).hover()
+    page.wait_for_selector('path[stroke="#000000"]', state='attached')
+    page.locator('.leaflet-draw-draw-rectangle').click()
+    at = page.locator('.leaflet-container').bounding_box()
+    x, y = at['x'] + at['width']*.3, at['y'] + at['height']*.2
+    page.mouse.move(x, y); page.mouse.down(); page.mouse.move(x + at['width']*.3, y + at['height']*.3, steps=5); page.mouse.up()
+    said(page, 'bbox=')
+    west, south, east, north = map(float, page.locator('[role=status]').inner_text().split('bbox=[')[1].split(']')[0].split(','))
+    click(page, 'Make file')
+    page.wait_for_selector('a[download="hits.geojson"]')
+    found = json.loads(base64.b64decode(page.locator('a[download]').get_attribute('href').split('base64,')[1]))['features']
+    assert found and all(west <= f['properties']['lon'] <= east and south <= f['properties']['lat'] <= north for f in found), (west, south, east, north)
+    click(page, 'why', 1)
+    page.wait_for_selector('section[aria-label=evidence] img')
+    click(page, 'Undo')
+    page.wait_for_function('() => !document.querySelector("[role=status]").innerText.includes("bbox")')
+
+def upload(page, path):
+    "Choose a file as a person does."
+    with page.expect_file_chooser() as chooser: page.get_by_role('button', name='Open visit').click()
+    chooser.value.set_files(path)
+
+def test_two_sides_and_a_visit_that_opens_again(page, tmp_path):
+    ask(page, 'flooded area')
+    click(page, 'right')
+    click(page, 'Compare')
+    page.wait_for_function('() => document.querySelectorAll("input[placeholder^=flooded]").length === 2')
+    field = page.locator('input[placeholder^=flooded]').nth(1)
+    field.fill('burned area')
+    field.press('Enter')
+    page.wait_for_function('() => [...document.querySelectorAll("[role=status]")].some(s => s.innerText.startsWith("burned area:"))', timeout=30_000)
+    click(page, 'Report')
+    page.wait_for_selector('a[download="report.html"]')
+    report = base64.b64decode(page.locator('a[download="report.html"]').get_attribute('href').split('base64,')[1]).decode()
+    assert 'flooded area' in report and 'burned area' in report and 'marked as right' in report and '<script' not in report
+    click(page, 'Save visit')
+    page.wait_for_selector('a[download="visit.json"]')
+    kept = tmp_path/'visit.json'
+    kept.write_bytes(base64.b64decode(page.locator('a[download="visit.json"]').get_attribute('href').split('base64,')[1]))
+    page.reload()
+    page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
+    upload(page, kept)
+    for text in ('flooded area:', 'burned area:'): page.wait_for_function('t => [...document.querySelectorAll("[role=status]")].some(s => s.innerText.startsWith(t))', arg=text, timeout=30_000)
+    page.wait_for_function('() => document.querySelectorAll("button.mod-success").length === 1')
+    kept.write_text('{"sides": [{"question": {"text": 5}}]}')
+    upload(page, kept)
+    page.wait_for_selector('[role=alert]')
+    assert 'no visit' in page.locator('[role=alert]').inner_text()
+
 def test_keyboard_alone(page):
     "From the search line to the marks without a mouse."
     ask(page, 'water')
@@ -122,7 +181,6 @@ def test_what_is_typed_is_text(page):
     field.press('Enter')
     said(page, '<img src=x')
     assert page.evaluate('window.hacked') is None and page.locator('img[src=x]').count() == 0
-    page.wait_for_timeout(2000)               # while the map is drawn, a click would overtake what was typed (ipywidgets holds back a field's second value)
     field.press('Control+a')
     field.press('Space')
     click(page, 'Search')
@@ -133,7 +191,7 @@ def test_no_file_can_be_reached(url, path):
     with pytest.raises(urllib.error.HTTPError) as e: urllib.request.urlopen(url + path, timeout=20)
     assert e.value.code in (403, 404)
 
-def test_what_cannot_be_opened_is_one_line(tmp_path):
+def test_what_cannot_be_opened_is_one_line(tmp_path, home):
     go = lambda *argv: subprocess.run([sys.executable, '-m', 'closp_nb.cli', 'explore', *argv, '--quiet'], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
     done = go('nowhere')
     assert done.returncode == 1 and 'no index folder' in done.stderr and 'Traceback' not in done.stderr
@@ -143,3 +201,8 @@ def test_what_cannot_be_opened_is_one_line(tmp_path):
         s.bind(('127.0.0.1', 0)); s.listen()
         done = go('nowhere', '--port', str(s.getsockname()[1]))
     assert done.returncode == 1 and 'is taken' in done.stderr and 'Traceback' not in done.stderr
+    (tmp_path/'visit.json').write_text('[]')
+    done = go(str(home/'index'), '--visit', 'visit.json')
+    assert done.returncode == 1 and 'no visit that closp_nb can open' in done.stderr and 'Traceback' not in done.stderr
+    done = go(str(home/'index'), '--train', str(home/'index'))
+    assert done.returncode == 1 and "no tile with the split 'train'" in done.stderr and 'Traceback' not in done.stderr
