@@ -1,5 +1,6 @@
 "The explorer as a page, in a real browser: type, look, mark, narrow down, take away, reload; nothing leaves the machine and no file can be reached."
 import base64, importlib.util, json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,15 +28,16 @@ def home(tmp_path_factory):
     calibrate(index, model, world.where(split='train'), progress=False).save(d/'index')
     return d
 
-@pytest.fixture(scope='module')
-def url(home):
-    "Where `closp explore` serves it."
-    d = home
+def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    env = os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1')
-    with open(d/'log', 'w') as log: p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli', 'explore', str(d/'index'), '--quiet', '--port', str(port)], cwd=d, env=env, stdout=log, stderr=log)
+        return s.getsockname()[1]
+
+@contextmanager
+def served(words, d):
+    "Run `closp explore` with these words; gives its address."
+    port, env = free_port(), os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1')
+    with open(d/'log', 'w') as log: p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli', 'explore', *words, '--quiet', '--port', str(port)], cwd=d, env=env, stdout=log, stderr=log)
     try:
         for _ in range(240):
             if p.poll() is not None: pytest.fail((d/'log').read_text()[-3000:])
@@ -46,6 +48,11 @@ def url(home):
     finally:
         p.terminate()
         p.wait(20)
+
+@pytest.fixture(scope='module')
+def url(home):
+    "Where `closp explore` serves it."
+    with served([str(home/'index')], home) as u: yield u
 
 @pytest.fixture(scope='module')
 def browser():
