@@ -79,7 +79,7 @@ def nearest_taught(
     return best
 
 # %% ../nbs/11d_evidence.ipynb #438c0908
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Evidence:
     "What speaks for and against one hit."
     tile:Tile
@@ -89,6 +89,7 @@ class Evidence:
     own:bool                 # the words are the tile's own caption, since the question had none
     labels:pd.Series         # label -> how near the tile stands to its caption (cosine), highest first
     near:dict                # see `nearest_taught`
+    def __repr__(self): return f'Evidence({self.tile.id})'
 
     def figure(self, size=(4.4, 1.7)):      # -> matplotlib Figure, without a background, legible on light and on dark
         "The spectrum, or the spread of backscatter."

@@ -295,7 +295,7 @@ def save(self:Explorer):
 def draw(self:Explorer, area, ask=True):      # (west, south, east, north), None for none; search at once?
     "Look in a box that was drawn, or no longer."
     if area is None and self.area is not None: self.map.outline(None)
-    self.area = area
+    self.area = None if area is None else tuple(map(float, area))
     if ask and self.hits is not None: self.answer(lambda: self.question | dict(bbox=self.asking()['bbox']))
 
 @patch
