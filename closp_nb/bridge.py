@@ -249,19 +249,21 @@ def load_model(
     try: d, w = json.loads((folder/'model.json').read_text()), load_file(folder/'weights.safetensors')
     except Exception as e: raise BadInput(f'{folder} is damaged ({type(e).__name__}); train the model again or copy it anew') from e
     if not isinstance(d, dict) or not {'kind', 'sensors', 'recipe', 'fingerprint'} <= set(d): raise BadInput(f'{folder}: model.json is incomplete; copy the folder anew')
-    if d['kind'] not in MODELS: raise BadInput(f"{folder} holds a model of kind '{d['kind']}'; this version knows {', '.join(MODELS)}")
+    if not isinstance(d['kind'], str) or d['kind'] not in MODELS: raise BadInput(f"{folder} holds a model of kind '{d['kind']}'; this version knows {', '.join(MODELS)}")
+    if not isinstance(d['sensors'], dict) or not all(isinstance(s, dict) and {'bands', 'unit'} <= set(s) for s in d['sensors'].values()): raise BadInput(f'{folder}: model.json does not describe its sensors; copy the folder anew')
     for k, s in d['sensors'].items():
         if k not in ALL_SENSORS: raise BadInput(f"{folder} was trained on a sensor '{k}'; this version knows {', '.join(ALL_SENSORS)}")
-        if tuple(s['bands']) != ALL_SENSORS[k].names or s['unit'] != ALL_SENSORS[k].unit:
-            raise BadInput(f"{folder} was trained on {k} bands {', '.join(s['bands'])} in {s['unit']}; this version reads {', '.join(ALL_SENSORS[k].names)} in {ALL_SENSORS[k].unit}")
+        if not isinstance(s['bands'], list) or tuple(s['bands']) != ALL_SENSORS[k].names or s['unit'] != ALL_SENSORS[k].unit:
+            raise BadInput(f"{folder} was trained on {k} bands {', '.join(map(str, s['bands'] if isinstance(s['bands'], list) else []))} in {s['unit']}; this version reads {', '.join(ALL_SENSORS[k].names)} in {ALL_SENSORS[k].unit}")
     try: recipe = read_recipe(d['recipe'])
     except BadInput as e: raise BadInput(f'{folder} has a recipe that this version does not know ({e}); use the version that trained it') from e
     with torch.random.fork_rng(devices=()): base = new_model(recipe, tuple(d['sensors']))
     model = base if d['kind'] == 'closp' else MODELS[d['kind']].around(base)
-    model.shape_like(w)
-    lack = set(_weights(model)) ^ set(w)
-    if lack: raise BadInput(f"{folder} does not fit its own description ({', '.join(sorted(lack)[:3])}); copy it anew")
-    model.load_state_dict(w, strict=False)
+    try:
+        model.shape_like(w)
+        if lack := set(_weights(model)) ^ set(w): raise KeyError(', '.join(sorted(lack)[:3]))
+        model.load_state_dict(w, strict=False)
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as e: raise BadInput(f"{folder} does not fit its own description ({' '.join(str(e).split())[:120]}); copy it anew") from e
     model.said = d['recipe']                                            # in the words of the version that wrote it, so that its fingerprint stays
     said = {k: v for k, v in d.items() if k != 'fingerprint'}
     if said != json.loads(json.dumps(_described(model))) or fingerprint(model) != d['fingerprint']: raise BadInput(f'{folder} was changed after it was saved, or is scaled otherwise than the sensors of this version; copy it anew')

@@ -43,7 +43,10 @@ def _read(path):
     lists = [c.name for c in f.schema_arrow if pa.types.is_list(c.type)]
     read = lambda names: f.read(columns=names).select(names)
     shared = {c: _shared(read([c])[c]) for c in lists}
-    table = read([n for n in f.schema_arrow.names if n not in ('geometry', *lists)]).to_pandas(ignore_metadata=True).assign(**shared)
+    plain = read([n for n in f.schema_arrow.names if n not in ('geometry', *lists)])
+    plain.validate(full=True)                                          # text that is no text is met here, and not a tile at a time
+    if bad := [n for n in ('id', 'sensor', 'path', 'key', 'split', 'caption') if not any(is_kind(plain[n].type) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_dictionary))]: raise TypeError(f'{bad[0]} is no text')
+    table = plain.to_pandas(ignore_metadata=True).assign(**shared)
     wkb = read(['geometry'])['geometry'].combine_chunks()
     pa.default_memory_pool().release_unused()                          # what unpacking the file took goes back to the system
     return table[[n for n in f.schema_arrow.names if n != 'geometry']], wkb
@@ -128,7 +131,7 @@ def load(cls:Catalog,
     path = Path(path)
     if file is None and not path.exists(): raise BadInput(f'no catalog at {path}; build one first')
     try: names = pq.read_schema(file or path).names
-    except (pa.ArrowException, OSError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
+    except (pa.ArrowException, OSError, ValueError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
     if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption', 'geometry'} - set(names): raise BadInput(f"{path} is not a catalog: it lacks {', '.join(sorted(lack))}; build it again")
     try: f, wkb = _read(file or path)
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as e: raise BadInput(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; build it again') from e
