@@ -2,7 +2,6 @@
 import re, subprocess, sys
 from pathlib import Path
 
-import pytest
 
 FOLDER = Path(__file__).resolve().parent/'benchmarks'
 

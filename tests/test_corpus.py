@@ -8,12 +8,11 @@ import pandas as pd
 import pytest
 from closp_nb.catalog import Catalog, corpus_catalog, pixel_hash
 from closp_nb.core import BadInput
-from closp_nb.corpus import Part, build_corpus, part
+from closp_nb.corpus import build_corpus, part
 from closp_nb.granules import write_safe, write_sar_pair, write_stac
 from closp_nb.layouts import WRITERS
-from closp_nb.sources import archive
 from closp_nb.survey import collision_share, label_counts, open_catalog, survey, unit_report
-from closp_nb.tiles import close_corpora, write_geotiff
+from closp_nb.tiles import write_geotiff
 from closp_nb.world import make_tile
 
 ROOT = Path(__file__).resolve().parent.parent

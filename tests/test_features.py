@@ -1,5 +1,4 @@
 "Frozen towers look once, and nothing else changes."
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from closp_nb.bridge import CLOSP_NB, fingerprint, load_model, new_model
 from closp_nb.callbacks import recipe_callbacks
 from closp_nb.catalog import Catalog
 from closp_nb.core import SENSORS, BadInput
-from closp_nb.features import Known, remembered, tower_features, tower_key
+from closp_nb.features import Known, tower_features, tower_key
 from closp_nb.learner import bridge_learner, fit
 from closp_nb.train import train
 from closp_nb.world import build_world

@@ -14,7 +14,7 @@ from closp_nb.bridge import CLOSP_NB, fingerprint, new_model
 from closp_nb.catalog import to_catalog
 from closp_nb.core import BadInput
 from closp_nb.index import Index
-from closp_nb.kinds import Coder, Compact, Exact, KINDS, Large, best, held_out, recall
+from closp_nb.kinds import Coder, Exact, KINDS, held_out, recall
 
 ROOT, DIM = Path(__file__).resolve().parent.parent, 384
 each_kind = pytest.mark.parametrize('kind', KINDS)

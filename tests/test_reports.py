@@ -1,5 +1,5 @@
 "Chapters 12c, 12d and 13b from outside: ir_measures on the exported files, plain loops, files of others, every refusal, the commands."
-import os, re, subprocess, sys
+import os, subprocess, sys
 import geopandas as gpd, ir_measures, numpy as np, pandas as pd, pytest
 from dataclasses import replace
 from hypothesis import given, settings, strategies as st
@@ -14,7 +14,7 @@ from closp_nb.index import Index
 from closp_nb.labels import LABELS, caption
 from closp_nb.metrics import paired_bootstrap
 from closp_nb.queries import make_queries, write_queries
-from closp_nb.reports import MEASURES, FromIndex, FromRun, make_task, new_land, read_topics, score_task
+from closp_nb.reports import FromIndex, FromRun, make_task, new_land, read_topics, score_task
 from closp_nb.significance import holm, sign_flip
 from closp_nb.splits import km_between, place_block
 

@@ -1,5 +1,5 @@
 "A killed run goes on to the bit; damaged and foreign checkpoints are told apart."
-import json, os, random, shutil, signal, subprocess, sys, time
+import os, random, shutil, signal, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from fastai.callback.core import Callback
 from closp_nb.bridge import CLOSP_NB, fingerprint, load_model
 from closp_nb.catalog import Catalog
 from closp_nb.core import BadInput
-from closp_nb.encoders import MiniLM, find_minilm
+from closp_nb.encoders import find_minilm
 from closp_nb.resume import checkpoints, read_checkpoint
 from closp_nb.train import train
 from closp_nb.world import build_world

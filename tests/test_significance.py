@@ -3,7 +3,6 @@ import itertools, subprocess, sys
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
-from closp_nb import significance
 from closp_nb.core import BadInput
 from closp_nb.metrics import bootstrap, paired_bootstrap
 from closp_nb.significance import holm, means, sign_flip, versus

@@ -2,13 +2,13 @@
 import json, shutil
 from pathlib import Path
 
-import h5py, hdf5plugin
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 import rasterio
 from closp_nb.core import BadInput, S1, S2, S2L1C, S2RGB, Tile
-from closp_nb.layouts import EUROSAT, EUROSAT_BANDS, MARKS, WRITERS, guess_archive, patch_bounds, write_cabuar, write_eurosat, write_mmflood, write_quakeset, write_sen12flood
+from closp_nb.layouts import EUROSAT, EUROSAT_BANDS, MARKS, WRITERS, guess_archive, patch_bounds, write_cabuar, write_mmflood, write_quakeset, write_sen12flood
 from closp_nb.sources import ARCHIVES, LEAST, Left, archive, read_item
 from closp_nb.tiles import TILE
 

@@ -1,5 +1,5 @@
 "Training: who is refused, that parts make a whole, that guards guard."
-import json, math, os
+import json, math
 from dataclasses import replace
 
 import pytest
@@ -7,10 +7,10 @@ import torch
 
 from closp_nb.batches import Side
 from closp_nb.bridge import CLOSP_NB, bridge_losses, fingerprint, new_model
-from closp_nb.callbacks import Best, Bf16, ChannelsLast, Clamp, Freeze, learned, recipe_callbacks
+from closp_nb.callbacks import learned, recipe_callbacks
 from closp_nb.catalog import Catalog
 from closp_nb.core import BadInput
-from closp_nb.learner import bridge_learner, came_with_weights, fit, groups, hold_out, in_parts
+from closp_nb.learner import bridge_learner, fit, groups, in_parts
 from closp_nb.train import train
 from closp_nb.world import build_world
 
