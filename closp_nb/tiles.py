@@ -92,7 +92,10 @@ def open_raster(
     try:
         with rasterio.Env(**ENV), warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)      # who needs a place asks for it, with a better message
-            return rasterio.open(path)
+            d = rasterio.open(path)
+            d.descriptions, d.tags()                                      # names of bands and remarks, which may be anything
+            return d
+    except UnicodeDecodeError as e: raise BadInput(f'{say(path)} holds names or remarks that are no text (UTF-8); it is damaged, fetch it again') from e
     except RasterioError as e:
         if str(path).startswith('/vsi'): raise BadInput(f'{say(path)} cannot be read; check the network, and whether the address must be signed (anew)') from e
         raise BadInput(f'{path} ' + ('cannot be read as a raster (empty, damaged, or not an image?); fetch it again' if Path(path).exists() else 'is not there; check the path')) from e
@@ -158,7 +161,10 @@ def read_geotiff(
         x = read_raster(d, window=win)
         try: x, notes = arrange(x, names, s)
         except BadInput as e: raise BadInput(f'{path}: {e}') from e
-    if offset is None: offset = float(tags['offset']) if 'offset' in tags else _offset((path,), s, names) if at else product_offset(path)
+    if offset is None and 'offset' in tags:
+        try: offset = float(tags['offset'])
+        except ValueError: raise BadInput(f"{path}: its tag offset is no number ('{tags['offset']:.20}'); give the offset") from None
+    if offset is None: offset = _offset((path,), s, names) if at else product_offset(path)
     x, done = to_unit(x, s, offset, declared)
     return Tile(tags.get('id', Path(path).stem), s, x, _tag_labels(tags.get('labels', '')), lonlat, tags.get('time', ''),
                 tags.get('source', ''), crs, bounds, notes + done, tags.get('event', ''))
