@@ -14,7 +14,7 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], keywords=cfg['keywords'], license='Apache-2.0',
     url='https://github.com/closp-nb/closp_nb', python_requires='>=' + cfg['min_python'],
-    packages=find_packages(include=['closp_nb', 'closp_nb.*']), package_data={'closp_nb': ['data/*.csv', 'data/*.geojson']},
+    packages=find_packages(include=['closp_nb', 'closp_nb.*']), package_data={'closp_nb': ['py.typed', 'data/*.csv', 'data/*.geojson']},
     install_requires=cfg['requirements'].split(), extras_require=needs,
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

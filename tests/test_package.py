@@ -1,0 +1,64 @@
+"What is uploaded: a wheel and a source archive that build, hold what they should and nothing else, and a search side that needs no training library."
+import subprocess, sys, tarfile, zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+@pytest.fixture(scope='module')
+def built(tmp_path_factory):
+    "The wheel and the source archive, built from a copy as git would give it."
+    d = tmp_path_factory.mktemp('build')
+    copy = d/'closp_nb'
+    files = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
+    if files.returncode: pytest.skip('not a git checkout, so nobody knows which files belong to the project')
+    for f in filter(None, files.stdout.split('\0')):
+        if not (ROOT/f).is_file(): continue
+        (copy/f).parent.mkdir(parents=True, exist_ok=True)
+        (copy/f).write_bytes((ROOT/f).read_bytes())
+    p = subprocess.run([sys.executable, '-m', 'build', '--outdir', str(d/'dist'), str(copy)], capture_output=True, text=True, timeout=560)
+    assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
+    return next((d/'dist').glob('*.whl')), next((d/'dist').glob('*.tar.gz'))
+
+def test_the_wheel_holds_the_package_and_its_data(built):
+    names = set(zipfile.ZipFile(built[0]).namelist())
+    inside = {n for n in names if n.startswith('closp_nb/')}
+    want = {p.relative_to(ROOT).as_posix() for p in [*(ROOT/'closp_nb').glob('*.py'), ROOT/'closp_nb'/'py.typed', *(ROOT/'closp_nb'/'data').glob('*')]}
+    assert inside == want, f'missing {want - inside}, not expected {inside - want}: see package_data in setup.py'
+    assert all('.dist-info/' in n for n in names - inside), names - inside
+    assert built[0].stat().st_size < 1_000_000
+
+def test_the_source_archive_builds_the_same(built):
+    with tarfile.open(built[1]) as t: names = {n.partition('/')[2] for n in t.getnames()}
+    assert {'settings.ini', 'setup.py', 'README.md', 'LICENSE', 'closp_nb/cli.py', 'closp_nb/data/land.geojson'} <= names      # the wheel was built from it
+    assert not [n for n in names if n.endswith('.ipynb') or n.startswith(('tests', 'nbs'))]
+
+def test_what_the_index_of_packages_checks(built):
+    p = subprocess.run([sys.executable, '-m', 'twine', 'check', '--strict', *map(str, built)], capture_output=True, text=True, timeout=120)
+    assert p.returncode == 0, p.stdout + p.stderr
+
+def test_search_needs_no_training_library(tmp_path):
+    "A Searcher opens and answers where fastai, accelerate, seaborn, ipywidgets, voila and nbdev cannot be imported."
+    code = f'''
+import sys
+for n in ('fastai', 'fastcore.all', 'accelerate', 'seaborn', 'ipywidgets', 'ipyleaflet', 'voila', 'nbdev', 'dask', 'distributed'): sys.modules[n] = None
+from dataclasses import replace
+from pathlib import Path
+from closp_nb.bridge import CLOSP_NB, new_model, save_model
+from closp_nb.evidence import evidence
+from closp_nb.index import Index
+from closp_nb.query import Searcher
+from closp_nb.world import build_world
+d = Path({str(tmp_path)!r})
+cat = build_world(d/'world', 24, share=.5, geotiffs=0, progress=False)
+model = new_model(replace(CLOSP_NB, text='tiny')).eval()
+save_model(model, d/'model')
+Index.build(model, cat, model_folder=d/'model', progress=False).save(d/'index')
+hits = Searcher.load(d/'index').text('water', k=3)
+assert len(hits) == 3
+hits.save(d/'hits.geojson')
+evidence(Searcher.load(d/'index'), hits.frame.id[0], 'open water')
+'''
+    p = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr[-3000:]
