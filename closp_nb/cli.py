@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
+from .doctor import doctor
 from .evals import compare, evaluate
 from .indexes import add, apart, calibrate, index, remove
 from .page import explore
@@ -247,7 +248,7 @@ def demo(
     return results
 
 # %% ../nbs/14_cli.ipynb #07564b90
-COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, embed, index, add, remove, calibrate, search, explore)} | {'eval': evaluate, 'compare': compare}
+COMMANDS = {f.__name__.replace('_', ' '): f for f in (demo, samples, corpus_build, corpus_check, corpus_show, train, ablate, embed, index, add, remove, calibrate, search, explore, doctor)} | {'eval': evaluate, 'compare': compare}
 
 def _usage():
     lines = [f"  {n:14s}{f.__doc__}" for n, f in COMMANDS.items()]

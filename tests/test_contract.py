@@ -75,9 +75,9 @@ def test_numbers_are_their_own():
 
 # ---- rule 2: every heavy library has one home
 
-HOME = {'torch': '04 05 05a 05b 06 07 08a 08b 08c 08d 08e 09', 'torchvision': '05', 'timm': '05', 'transformers': '05', 'tokenizers': '05',
+HOME = {'torch': '04 05 05a 05b 06 07 08a 08b 08c 08d 08e 09 13f', 'torchvision': '05', 'timm': '05', 'transformers': '05', 'tokenizers': '05',
         'huggingface_hub': '05 05a', 'safetensors': '02b 02c 05 05a 06 08c', 'lmdb': '02b 02c', 'fastai': '08a 08b 08c 08d 08e 09', 'accelerate': '09',
-        'faiss': '09a 10', 'dask': '10a', 'sklearn': '09 12', 'seaborn': '02j 12 12d', 'ipywidgets': '11c 13 13d', 'ipyleaflet': '11c', 'ipyevents': '13', 'rasterio': '02 02b 02c 02d 02e', 'pystac': '02f', 'h5py': '01a 02 02b 02c 02i',
+        'faiss': '09a 10 13f', 'dask': '10a', 'sklearn': '09 12', 'seaborn': '02j 12 12d', 'ipywidgets': '11c 13 13d', 'ipyleaflet': '11c', 'ipyevents': '13', 'rasterio': '02 02b 02c 02d 02e', 'pystac': '02f', 'h5py': '01a 02 02b 02c 02i',
         'hdf5plugin': '01a 02 02b 02c', 'pyproj': '02 10c', 'geopandas': '02a 10c', 'pyogrio': '02a', 'shapely': '02a 10c'}
 HEAVY = 'torch fastai faiss rasterio ipywidgets geopandas h5py'.split()
 
