@@ -220,7 +220,10 @@ def corpus_catalog(
     "The catalog of an HDF5 corpus."
     path = Path(folder)/'crisislandmark.h5'
     if not (meta := path.with_name('metadata.parquet')).exists(): raise BadInput(f'{meta} is not there; the corpus needs it beside its HDF5 files')
-    try: m = pd.read_parquet(meta, columns=['key', 'split'])
+    try:
+        m = pq.read_table(meta, columns=['key', 'split'])
+        m.validate(full=True)
+        m = m.to_pandas().astype(object)
     except Exception as e: raise BadInput(f'{meta} cannot be read ({type(e).__name__}), or lacks key and split; fetch it again') from e
     return to_catalog([_row(k, SOURCES[source_of(k)], path, k, s, **corpus_about(path, k)) for k, s in tqdm(zip(m.key, m.split), total=len(m), desc='catalog', disable=not progress)])
 

@@ -175,7 +175,7 @@ def _open(folder, said, whole):
     if said is None: raise BadInput(f'{folder} is no index folder (index.json is missing); build one with closp index or closp demo')
     try:
         about = json.loads(said)
-        about = dict(about) | {k: about[k] for k in ('count', 'model', 'fingerprint', 'kind')}
+        about = dict(about) | {k: about[k] for k in ('count', 'model', 'fingerprint', 'kind', 'dim')}
         kind = kind_of(about['kind'])
         old = 'files' not in about
         if not old:

@@ -63,7 +63,8 @@ def _place(path, key):
 
 def _missing(path, key):
     "Why a tile cannot be had although its file is open, in one line."
-    link = open_h5(path).get(key, getlink=True)
+    try: link = open_h5(path).get(key, getlink=True)
+    except _BROKEN: return f'{path} is damaged; fetch it again (a broken download?)'
     if link is None: return f"{path} has no tile '{key}'; check the key"
     return f"tile '{key}' is not whole in {Path(getattr(link, 'filename', path)).name}; fetch that file again (a broken download?)"
 

@@ -293,9 +293,10 @@ def corpus_about(
     with tile_at(path, key) as (f, name):
         g = f[name]
         crs, labels, xy, a = f"EPSG:{int(g.attrs['crs'])}", tuple(map(str, g.attrs['labels'])), g['coords'][:].astype(float), dict(g.attrs)
+        origin = open_h5(path).attrs.get('origin', '')
     (x0, x1), (y0, y1) = xy[0, 0, [0, -1]], xy[1, [0, -1], 0]
     half = abs(x1-x0)/(xy.shape[-1]-1)/2                     # coordinates are of pixel centres
-    return dict(labels=labels, lonlat=to_lonlat((x0+x1)/2, (y0+y1)/2, crs), time=str(a.get('timestamp', '')), source=open_h5(path).attrs.get('origin', '') or source_of(key),
+    return dict(labels=labels, lonlat=to_lonlat((x0+x1)/2, (y0+y1)/2, crs), time=str(a.get('timestamp', '')), source=origin or source_of(key),
                 event=str(a.get('event', '')), crs=crs, bounds=(min(x0, x1)-half, min(y0, y1)-half, max(x0, x1)+half, max(y0, y1)+half))
 
 # %% ../nbs/02_tiles.ipynb #a4c91a72
