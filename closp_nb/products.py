@@ -224,10 +224,10 @@ def find_scenes(
         try: new = make()
         except BadInput as e: left.append((str(where), str(e))); new = []
         for s in new if isinstance(new, list) else [new]:
-            paths = {f for f, _ in s.files.values()} | {f for f in s.cloud[:1]}
+            paths = {os.path.abspath(f) for f in (*(f for f, _ in s.files.values()), *s.cloud[:1])}      # STAC names them in full, a walk as it was begun
             if not paths <= seen: scenes.append(s)
             seen.update(paths)
-        seen.update(map(str, files))
+        seen.update(map(os.path.abspath, files))
     for f in sorted(root.rglob('*.json'), key=lambda f: (f.name != 'catalog.json', f)):
         if '"stac_version"' in f.read_text(encoding='utf-8', errors='ignore')[:100_000]: take(f, lambda: stac_scenes(f))
     rasters = [f for f in sorted(root.rglob('*')) if f.suffix.lower() in ('.tif', '.tiff', '.jp2') and f.is_file()]
@@ -235,7 +235,7 @@ def find_scenes(
         take(p, lambda: safe_scene(p), *(f for f in rasters if p in f.parents))
     groups = {}
     for f in rasters:
-        if str(f) in seen: continue
+        if os.path.abspath(f) in seen: continue
         b = _polarisation(f) or next(iter(_finest([f])), None)
         stem = re.sub(r'(?<![A-Za-z0-9])(VV|VH|HH|HV|B\d{1,2}A?|SCL)(?=[_.-]|$)(_\d\dm$)?', '', f.stem, flags=re.I) if b else f.stem
         groups.setdefault((f.parent, stem, _polarisation(f) is not None, b is not None), []).append(f)

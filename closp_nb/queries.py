@@ -142,6 +142,7 @@ def read_qrels(
     except pd.errors.EmptyDataError: t = pd.DataFrame(columns=names, dtype=str)
     except pd.errors.ParserError as e: raise say(m[1] if (m := re.search(r'line (\d+)', str(e))) else '?', 'has too many columns') from e
     except UnicodeDecodeError as e: raise BadInput(f'{path} is not text in UTF-8 ({e.reason}); write it again') from e
+    if not isinstance(t.index, pd.RangeIndex): raise say(1 + title, 'has too many columns')                # pandas took the first ones for an index
     t.index += 1 + title
     t = t[t.notna().any(axis=1)]                                                             # blank lines
     for wrong, why in [(t[names[:-1]].isna().any(axis=1), 'lacks a column'), (t.more.notna(), 'has too many columns'), (~t.grade.str.fullmatch(r'-?\d{1,9}').fillna(False).astype(bool), 'has no grade'),

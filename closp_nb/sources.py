@@ -107,6 +107,7 @@ def _rasters(paths, kinds, finest):
         for p in paths:
             with open_raster(p) as d:
                 _want(kinds, d.dtypes[0], Path(p).name)
+                if d.transform.is_degenerate: raise BadInput(f'{Path(p).name} has pixels without a size; fetch it again')
                 w = Window(*(round(v, 3) for v in from_bounds(*box, d.transform).flatten()))
                 planes += list(read_raster(d, window=w, out_shape=(d.count, TILE, TILE), resampling=Resampling.bilinear))
         return np.stack(planes)
