@@ -12,7 +12,7 @@ import ipywidgets as w
 from . import __version__
 from .core import BadInput, SENSORS
 from .query import draw_map
-from .explorer import Explorer, NOTHING, QUESTION, card
+from .explorer import Explorer, NOTHING, QUESTION, card, carry
 
 # %% ../nbs/13d_desk.ipynb #2e8bb3b9
 LARGE = 1_000_000     # bytes; a visit of two questions with sixty marks has a few thousand
@@ -136,7 +136,7 @@ class Desk:
         "Offer a file as a link that carries it."
         try: raw = make().encode()
         except BadInput as e: self.link.value = f'<span role="alert">{html.escape(str(e))}</span>'
-        else: self.link.value = f'<a download="{name}" href="data:application/octet-stream;base64,{base64.b64encode(raw).decode()}">{name}</a> ({len(raw)/1000:,.0f} kB)'
+        else: self.link.value = carry(name, raw)
 
     def load(self, raw):               # bytes or text
         "Open a visit."

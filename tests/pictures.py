@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from test_page import CHROMIUM, FLAGS, ROOT, ask, click, served
+from test_page import CHROMIUM, FLAGS, ROOT, ask, click, second, served
 
 OUT = ROOT/'nbs'/'images'
 
@@ -31,12 +31,7 @@ if __name__ == '__main__':
                 page = visit(b, url, (1440, 1000))
                 keep(page, f'page_wide_{mode}', 900)
                 if mode == 'light':
-                    click(page, 'Compare')
-                    page.wait_for_function('() => document.querySelectorAll("input[placeholder^=flooded]").length === 2')
-                    field = page.locator('input[placeholder^=flooded]').nth(1)
-                    field.fill('burned area')
-                    field.press('Enter')
-                    page.wait_for_function('() => [...document.querySelectorAll("[role=status]")].some(s => s.innerText.startsWith("burned area:"))', timeout=30_000)
+                    second(page, 'burned area')
                     page.wait_for_timeout(1500)
                     keep(page, 'page_compare', 900)
                 keep(visit(b, url, (800, 1000)), f'page_narrow_{mode}', 560)

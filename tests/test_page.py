@@ -137,6 +137,15 @@ def test_the_map_asks_and_answers(page):
     click(page, 'Undo')
     page.wait_for_function('() => !document.querySelector("[role=status]").innerText.includes("bbox")')
 
+def second(page, text):
+    "Open the other side and ask there."
+    click(page, 'Compare')
+    page.wait_for_function('() => document.querySelectorAll("input[placeholder^=flooded]").length === 2')
+    field = page.locator('input[placeholder^=flooded]').nth(1)
+    field.fill(text)
+    field.press('Enter')
+    page.wait_for_function('t => [...document.querySelectorAll("[role=status]")].some(s => s.innerText.startsWith(t + ":"))', arg=text, timeout=30_000)
+
 def upload(page, path):
     "Choose a file as a person does."
     with page.expect_file_chooser() as chooser: page.get_by_role('button', name='Open visit').click()
@@ -145,12 +154,7 @@ def upload(page, path):
 def test_two_sides_and_a_visit_that_opens_again(page, tmp_path):
     ask(page, 'flooded area')
     click(page, 'right')
-    click(page, 'Compare')
-    page.wait_for_function('() => document.querySelectorAll("input[placeholder^=flooded]").length === 2')
-    field = page.locator('input[placeholder^=flooded]').nth(1)
-    field.fill('burned area')
-    field.press('Enter')
-    page.wait_for_function('() => [...document.querySelectorAll("[role=status]")].some(s => s.innerText.startsWith("burned area:"))', timeout=30_000)
+    second(page, 'burned area')
     click(page, 'Report')
     page.wait_for_selector('a[download="report.html"]')
     report = base64.b64decode(page.locator('a[download="report.html"]').get_attribute('href').split('base64,')[1]).decode()
