@@ -70,7 +70,7 @@ def to_lonlat(x, y, crs):
     "Coordinates in `crs` as (longitude, latitude) in degrees; arrays welcome; raises `BadInput` for an unknown `crs`."
     if crs not in _transformers:
         try: _transformers[crs] = pyproj.Transformer.from_crs(crs, 'EPSG:4326', always_xy=True)
-        except pyproj.exceptions.CRSError as e: raise BadInput(f"'{crs}' is no projection that PROJ knows; give an EPSG code such as 'EPSG:32633'") from e
+        except pyproj.exceptions.ProjError as e: raise BadInput(f"'{crs}' is no projection that PROJ can turn into degrees; give an EPSG code such as 'EPSG:32633'") from e
     return _transformers[crs].transform(x, y)
 
 def from_lonlat(lon, lat, crs):

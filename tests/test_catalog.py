@@ -124,7 +124,7 @@ def test_lonlat_must_lie_in_its_footprint(lonlat, words):
     for fine in ((10.3435, 47.8512), (10.4, 47.9), (np.nan, np.nan)): tile_row(tile(lonlat=fine), 'p', '0,0', 'train')
 
 def test_bounds_that_no_projection_maps():
-    for kw, words in ((dict(crs='EPSG:99999'), 'no projection'), (dict(bounds=(1e12, 1e12, 2e12, 2e12)), 'outside')):
+    for kw, words in ((dict(crs='EPSG:99999'), 'no projection'), (dict(crs='LOCAL_CS["a plan",UNIT["metre",1]]'), 'into degrees'), (dict(bounds=(1e12, 1e12, 2e12, 2e12)), 'outside')):
         with pytest.raises(BadInput, match=words): tile_row(tile(**kw), 'p', '0,0', 'train')
 
 # ---- folders
