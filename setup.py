@@ -14,6 +14,8 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     author=cfg['author'], author_email=cfg['author_email'], keywords=cfg['keywords'], license='Apache-2.0',
     url='https://github.com/closp-nb/closp_nb', python_requires='>=' + cfg['min_python'],
+    classifiers=['Intended Audience :: Science/Research', 'Topic :: Scientific/Engineering :: GIS', 'Typing :: Typed',
+                 *(f'Programming Language :: Python :: {v}' for v in cfg['pythons'].split())],
     packages=find_packages(include=['closp_nb', 'closp_nb.*']), package_data={'closp_nb': ['py.typed', 'data/*.csv', 'data/*.geojson']},
     install_requires=cfg['requirements'].split(), extras_require=needs,
     entry_points={'console_scripts': cfg['console_scripts'].split()},

@@ -31,7 +31,7 @@ def ladder(
     "From the paper's objective to this book's, one change at a time."
     same = {k: getattr(base, k) for k in ('towers', 'text', 'dim', 'epochs', 'bs', 'wd', 'valid', 'precision')}
     paper = replace(PAPER, freeze=0, **same)
-    steps = {'+ temperature': dict(scale=1/.07, learn_scale=True), '+ graded targets': dict(targets='jaccard'), '+ mean pooling': dict(pooling='mean'),
+    steps:dict = {'+ temperature': dict(scale=1/.07, learn_scale=True), '+ graded targets': dict(targets='jaccard'), '+ mean pooling': dict(pooling='mean'),
              '+ text head, no random layer': dict(reader='head', head=0), '+ asked targets': dict(targets='asked'), '+ both sensors at once': dict(joint=True)}
     out = {'paper, as published': paper} | {f'paper, rate {r:g}': replace(paper, lr=r) for r in rates}
     now = replace(paper, lr=rates[len(rates)//2])

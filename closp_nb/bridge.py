@@ -116,9 +116,9 @@ class CLOSP(nn.Module):
                 ):
         super().__init__()
         self.recipe, self.said, self.images, self.text = recipe, asdict(recipe), nn.ModuleDict(images), text
-        self.project = nn.ModuleDict({k: nn.Linear(t.dim, recipe.dim) for k, t in images.items()})
+        self.project = nn.ModuleDict({k: nn.Linear(int(t.dim), recipe.dim) for k, t in images.items()})
         if text.dim != recipe.dim: raise BadInput(f'the text tower gives {text.dim} numbers, the shared space has {recipe.dim}; make them equal in the recipe')
-        self.text_head = nn.Linear(text.dim, recipe.dim) if recipe.reader == 'head' else None
+        self.text_head = nn.Linear(int(text.dim), recipe.dim) if recipe.reader == 'head' else None
         if self.text_head is not None: nn.init.zeros_(self.text_head.weight); nn.init.zeros_(self.text_head.bias)
         self.log_scale = nn.Parameter(torch.tensor(recipe.scale).log(), requires_grad=recipe.learn_scale)
         self.bias = nn.Parameter(torch.tensor(first_bias(recipe.bs))) if recipe.loss == 'sigmoid' else None
@@ -204,9 +204,9 @@ def bridge_losses(
 )->dict:                            # sensor key + '_loss' -> scalar; the total is their sum; raises `BadInput` if model and recipe want different losses
     "One loss per sensor between tiles and captions."
     kind = recipe if isinstance(recipe, str) else recipe.targets
-    if recipe is not kind and (recipe.loss == 'sigmoid') != ('bias' in out):
+    if isinstance(recipe, Recipe) and (recipe.loss == 'sigmoid') != ('bias' in out):
         raise BadInput(f"the recipe '{recipe.name}' asks for the {recipe.loss} loss, which this model was not built for; make the model with new_model(recipe)")
-    if recipe is not kind and recipe.joint and 'bias' not in out:
+    if isinstance(recipe, Recipe) and recipe.joint and 'bias' not in out:
         parts = joint_loss([out[k]['image'] for k in y], [out[k]['text'] for k in y], list(y.values()), kind, out['scale'])
         return {f'{k}_loss': v for k, v in zip(y, parts)}
     return {f'{k}_loss': pair_loss(out[k]['image'], out[k]['text'], t, kind, out['scale'], out.get('bias')) for k, t in y.items()}

@@ -252,7 +252,7 @@ def _windows(p, root):
 def scan(
     folder,                # to walk
     split:str='corpus',
-    source:str=None,       # of the tiles; the folder's name if left out
+    source:str|None=None,       # of the tiles; the folder's name if left out
     progress:bool=True
 )->tuple:                  # a Catalog, and a list of (path, reason) for what was left out; raises `BadInput` if nothing is left
     "Make a catalog of a folder of rasters."

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from fastcore.script import Param, anno_parser
 from .core import BadInput, beside, check_free
-from .doctor import doctor
+from .doctor import doctor, extra_of
 from .evals import compare, evaluate
 from .indexes import add, apart, calibrate, index, remove
 from .page import explore
@@ -150,7 +150,8 @@ def _archive(out, n, seed, tiles, offline, workers):
 def _scores(model, blank, world, real):
     "Vectors of everything to be searched, and the scores of world and real tiles."
     from closp_nb.bridge import rows
-    from closp_nb.evaluate import evaluate, make_queries
+    from closp_nb.evaluate import evaluate
+    from closp_nb.queries import make_queries
     from closp_nb.index import embed
     import pandas as pd
     vectors, results = [], []
@@ -167,7 +168,6 @@ def _scores(model, blank, world, real):
 # %% ../nbs/14_cli.ipynb #adbb8cb8
 def _report(results):
     "The table of means, wide enough to read and no wider."
-    import pandas as pd
     from closp_nb.evaluate import summarize
     s = summarize(results, ('archive', 'gallery', 'metric'))
     s['model'] = [f'{v:.3f} [{a:.3f}, {b:.3f}]' for v, a, b in zip(s.value, s.low, s.high)]
@@ -282,6 +282,9 @@ def run(
     parser.error = partial(_told, name)
     try: f(**{k: v for k, v in vars(parser.parse_args(_westward(argv[words:]))).items() if k not in ('pdb', 'xtra')})
     except BadInput as e: print(f'closp: {e}', file=sys.stderr)
+    except ModuleNotFoundError as e:
+        if not (extra := extra_of(e.name)): raise
+        print(f"closp: {name} needs {e.name}, which is not installed; pip install 'closp_nb[{extra}]'", file=sys.stderr)
     except OSError as e: print(f'closp: {e.filename or "a file"}: {e.strerror or e}; check the path, its permissions and the space on the disk', file=sys.stderr)
     except KeyboardInterrupt: print('closp: stopped; nothing half-written is left', file=sys.stderr)
     else: return 0

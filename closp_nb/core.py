@@ -101,7 +101,7 @@ _STD_L1C = [.07910, .08543, .08787, .11449, .11275, .11642, .12760, .12495, .134
 def _msi(names, mean, std): return tuple(Band(n, *_BANDS[n], m, d) for n, m, d in zip(names, mean, std))
 def _mix(r, g, b, *tops): return tuple(({n: 1}, 0, top) for n, top in zip((r, g, b), tops))
 
-_LIGHT = dict(unit='reflectance', offset=1000., nodata=0., plausible=(-.2, 2.5))
+_LIGHT:dict = dict(unit='reflectance', offset=1000., nodata=0., plausible=(-.2, 2.5))
 _RGB = {'true colour': _mix('B04', 'B03', 'B02', .28, .28, .28), 'burn': _mix('B12', 'B8A', 'B04', .35, .45, .25), 'vegetation': _mix('B08', 'B04', 'B03', .5, .28, .28)}
 _L2A = [n for n in _BANDS if n != 'B10']
 S1 = Sensor('s1', 'Sentinel-1', (Band('VV', 5.55e7, 10, -12.62, 5.12), Band('VH', 5.55e7, 10, -19.29, 5.46)),
@@ -187,7 +187,7 @@ class Tile:
 # %% ../nbs/00_core.ipynb #74cbd5fd
 def quicklook(
     tile:Tile,         # what to draw
-    recipe:str=None,   # a name in `tile.sensor.rgb`; the first one if left out
+    recipe:str|None=None,   # a name in `tile.sensor.rgb`; the first one if left out
     gamma:float=1.4    # > 1 lifts dark tones
 )->np.ndarray:         # (rows, columns, 3) uint8; raises `BadInput` for an unknown recipe
     "Render a tile as a picture, with the sensor's common stretch."
@@ -203,10 +203,10 @@ def quicklook(
 
 def show_tiles(
     tiles:list,         # of `Tile`
-    titles:list=None,   # one line each; labels if left out
+    titles:list|None=None,   # one line each; labels if left out
     cols:int=6,         # pictures in a row
     size:float=1.6,     # width of a picture, inches
-    recipe:str=None     # see `quicklook`; applied where the sensor knows it
+    recipe:str|None=None     # see `quicklook`; applied where the sensor knows it
 ):                      # -> matplotlib Figure
     "Draw tiles in a grid."
     from matplotlib.figure import Figure

@@ -242,7 +242,7 @@ def _assemble(work, jobs, split, queries, about):
     "Everything that is not pixels."
     f, left, books = _rows(work, jobs)
     shards = f.pop('shard')
-    part = f.pop('part')
+    f.pop('part')
     cat = Catalog(f.assign(path=str(work/'crisislandmark.h5')))
     cat.frame['split'] = split_catalog(cat, **split)
     if empty := [s for s in ('train', 'corpus') if not (cat.frame.split == s).any()]: raise BadInput(f"the split leaves no tile for '{empty[0]}' ({len(cat)} tiles in all); call it again with another share or split, what was read is kept")

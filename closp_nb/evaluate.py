@@ -11,7 +11,7 @@ import pandas as pd
 from .core import BadInput, ALL_SENSORS
 from .labels import LABELS
 from .metrics import average_precision, bootstrap, exponential_gain, ndcg, precision, random_average_precision, random_ndcg, random_precision
-from .queries import make_queries, relevance
+from .queries import relevance
 
 # %% ../nbs/12_evaluate.ipynb #aeb580aa
 def score(

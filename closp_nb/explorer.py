@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from .core import BadInput, SENSORS, quicklook
 from .labels import LABELS
 from .query import Searcher
-import closp_nb.feedback      # questions of many parts, one hit a spot
+import closp_nb.feedback   # noqa: F401, gives Searcher `combined`
 from .maps import HitMap
 from .evidence import evidence
 
@@ -29,7 +29,7 @@ CHIP = '<span style="display:inline-block;border:1px solid #8888;border-radius:8
 
 def data_url(
     tile,              # Tile
-    recipe:str=None    # see `quicklook`; used if the sensor knows it
+    recipe:str|None=None    # see `quicklook`; used if the sensor knows it
 )->str:                # the picture as a data: address
     "A tile's quick-look, ready for an <img>."
     from PIL import Image
@@ -40,7 +40,7 @@ def data_url(
 def card(
     row,               # a row of `Hits.frame`, as a named tuple
     tile,              # its Tile
-    recipe:str=None
+    recipe:str|None=None
 )->str:                # HTML
     "One hit as a card."
     said = html.escape(row.caption or 'no labels')
@@ -56,7 +56,7 @@ def grid(
     hits,              # Hits
     first:int=0,       # rank to start from, counted from zero
     n:int=12,          # cards on a page
-    recipe:str=None
+    recipe:str|None=None
 )->str:                # HTML; a message if there is nothing to show
     "A page of hits as cards."
     rows = list(hits.frame.itertuples())[first:first+n]
@@ -81,7 +81,7 @@ def download(
     return carry(f'hits.{form}', raw, f'{len(hits)} hits, ')
 
 # %% ../nbs/13_explorer.ipynb #e0b10001
-QUESTION = dict(text='', without='', like=[], unlike=[], example='', place=[], weight=.25, k=60, spots=False, sensor=None, since=None, until=None, bbox=None)
+QUESTION:dict = dict(text='', without='', like=[], unlike=[], example='', place=[], weight=.25, k=60, spots=False, sensor=None, since=None, until=None, bbox=None)
 
 def asked(
     ask:Searcher,

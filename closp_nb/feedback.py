@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 from .core import BadInput
-from .bridge import rows
 from .splits import km_between
 from .query import Hits, Searcher, named_sensor
 

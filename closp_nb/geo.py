@@ -178,7 +178,7 @@ class GeoCLOSP(CLOSP):
                  images:dict,             # sensor key -> image tower
                  text:nn.Module,          # text tower
                  recipe=CLOSP_NB,
-                 place:PlaceTower=None    # a tiny one if left out
+                 place:PlaceTower|None=None    # a tiny one if left out
                 ):
         super().__init__(images, text, recipe)
         self.place = place or place_tower('tiny')
@@ -187,7 +187,7 @@ class GeoCLOSP(CLOSP):
     @classmethod
     def around(cls,
                base:CLOSP,              # its weights are shared, not copied
-               place:PlaceTower=None    # a tiny one if left out
+               place:PlaceTower|None=None    # a tiny one if left out
               ):                        # GeoCLOSP
         "Give a model a place tower."
         geo = cls(dict(base.images.items()), base.text, base.recipe, place)

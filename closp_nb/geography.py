@@ -182,7 +182,7 @@ def ablate_geo(
     seeds=(0, 1, 2),
     region=None,              # (N,); see `part`
     ways=WAYS,
-    recipes:dict=None,        # name -> Recipe, the first without place; `geo_recipes(base)` if left out
+    recipes:dict|None=None,        # name -> Recipe, the first without place; `geo_recipes(base)` if left out
     progress:bool=True
 )->pd.DataFrame:              # all runs, as `run_geo` gives them
     "CLOSP against GeoCLOSP, on random tiles, blocks and unseen regions; goes on where it was stopped."
@@ -241,7 +241,7 @@ def draw_gains(
 # %% ../nbs/12b_geography.ipynb #f7d95132
 def draw_earth(
     table,                 # as `where_on_earth` gives it
-    marks:dict=None,       # text -> lonlat (N, 2) to mark
+    marks:dict|None=None,       # text -> lonlat (N, 2) to mark
     size=(9, 4.4)          # inches
 ):                         # -> matplotlib Figure
     "Where on Earth a model expects things: a map for each text, over the place of the mean."

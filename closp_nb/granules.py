@@ -80,7 +80,7 @@ def stored(
     g:Ground,
     band:str,
     offset:int=0,     # added on top
-    metres:int=None   # pixel size; the band's own if left out
+    metres:int|None=None   # pixel size; the band's own if left out
 )->np.ndarray:        # uint16; 0 is no data
     "A band as the products store it: reflectance x 10,000 and the offset."
     x, k = g.optical[band], (metres or OPTICAL[band])/OPTICAL[band]

@@ -202,7 +202,7 @@ def load(cls:Index,
         try: said, out = _said(folder), None
         except (OSError, ValueError) as e: raise BadInput(f'{folder} is damaged: index.json cannot be read ({type(e).__name__}); build the index again') from e
         try: out = _open(folder, said, whole)
-        except BadInput as e:
+        except BadInput:
             moving = said is None and any(folder.with_name(f'.{folder.name}.{end}').exists() for end in ('part', 'old'))
             if last or _said(folder) == said and not moving: raise
         if out and _said(folder) == said: return cls(*out)

@@ -37,7 +37,7 @@ def index(
     force:bool=False         # replace it if it is there
 ):
     "Index a folder of your own images, so that closp search finds them."
-    import closp_nb.geo
+    import closp_nb.geo   # noqa: F401, so that a GeoCLOSP can be loaded
     from closp_nb.bridge import load_model
     from closp_nb.index import Index
     from closp_nb.kinds import kind_of
@@ -57,7 +57,7 @@ def index(
 # %% ../nbs/13c_indexes.ipynb #d0b2000a
 def _opened(folder, model):
     "An index folder, its model, and where that lies."
-    import closp_nb.geo
+    import closp_nb.geo   # noqa: F401, so that a GeoCLOSP can be loaded
     from closp_nb.bridge import load_model
     from closp_nb.index import Index
     ix = Index.load(folder)

@@ -6,7 +6,7 @@
 __all__ = ['hold_out', 'in_parts', 'Watch', 'Bridge', 'came_with_weights', 'groups', 'fit', 'bridge_learner']
 
 # %% ../nbs/08a_learner.ipynb #db9e8e18
-import json, os, tempfile
+import json, tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import *        # gives Learner fit_one_cycle
+import fastai.callback.schedule   # noqa: F401, gives Learner `fit_one_cycle`
 from fastai.data.core import DataLoaders
 from fastai.learner import AvgMetric, Learner
 from fastai.torch_core import set_seed

@@ -255,7 +255,7 @@ def _all_found(scores, relevant, need):
 def average_precision(
     scores,          # (queries, tiles), higher is better, ties averaged; or a `Run`
     relevant,        # (queries, tiles), True/False or 1/0, dense or sparse
-    k:int=None       # ranks to look at, by default all; what is found later counts as never found
+    k:int|None=None       # ranks to look at, by default all; what is found later counts as never found
 )->np.ndarray:       # (queries,) float64, NaN for a query without a relevant tile; raises `BadInput`, also for a run that lacks relevant tiles if `k` is not given
     "Precision at every relevant tile, averaged over all that there are; the mean over all orders of tied tiles."
     if k is None: _all_found(scores, relevant, 'all')
@@ -267,7 +267,7 @@ def average_precision(
 def reciprocal_rank(
     scores,          # (queries, tiles), higher is better, ties averaged; or a `Run`
     relevant,        # (queries, tiles), True/False or 1/0, dense or sparse
-    k:int=None       # ranks to look at, by default all; 0 if nothing relevant is among them
+    k:int|None=None       # ranks to look at, by default all; 0 if nothing relevant is among them
 )->np.ndarray:       # (queries,) float64, NaN for a query without a relevant tile; raises `BadInput`, also for a run that finds nothing if `k` is not given
     "One over the rank of the first relevant tile; the mean over all orders of tied tiles."
     if k is None: _all_found(scores, relevant, 'first')
@@ -307,7 +307,7 @@ def random_recall(
 # %% ../nbs/08_metrics.ipynb #d813cb9d
 def random_average_precision(
     relevant,        # (queries, tiles), True/False or 1/0, dense or sparse
-    k:int=None       # ranks to look at, by default all
+    k:int|None=None       # ranks to look at, by default all
 )->np.ndarray:       # (queries,) float64, NaN for a query without a relevant tile; raises `BadInput`
     "What a shuffled gallery scores in `average_precision`, on average (Bestgen, 2015)."
     def f(w, n, k):
@@ -317,7 +317,7 @@ def random_average_precision(
 
 def random_reciprocal_rank(
     relevant,        # (queries, tiles), True/False or 1/0, dense or sparse
-    k:int=None       # ranks to look at, by default all
+    k:int|None=None       # ranks to look at, by default all
 )->np.ndarray:       # (queries,) float64, NaN for a query without a relevant tile; raises `BadInput`
     "What a shuffled gallery scores in `reciprocal_rank`, on average."
     return _by_query(lambda w, n, k: [_first(0, n, int(r), k) if r else np.nan for r in w.sum(1)], 'relevant', relevant, k='all' if k is None else k)

@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
-import closp_nb.geo
+import closp_nb.geo   # noqa: F401, so that a GeoCLOSP can be loaded
 from .core import BadInput, beside
 from .catalog import Catalog
 from .survey import open_catalog

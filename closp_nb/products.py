@@ -89,13 +89,14 @@ def _listed(files):
 def sar_scene(
     files,           # paths of the VV and the VH raster, or a folder that holds them
     unit:str='',     # what the numbers are: 'dB', 'linear' or 'amplitude'; '' asks the names, then the numbers
-    id:str=None      # of the scene; from the names if left out
+    id:str|None=None # of the scene; from the names if left out
 )->Scene:            # raises `BadInput`: one polarisation, uncalibrated numbers, radar geometry
     "A Sentinel-1 pair as a scene."
     files = _listed(files)
-    by = [(p, f) for f in files if (p := _polarisation(f))]
-    if len({p for p, _ in by}) < len(by): raise BadInput(f'{Path(files[0]).parent.name} holds several rasters of one polarisation; give the two of one scene')
-    by, where = dict(by), Path(files[0]).parent if files else Path('the list')
+    pairs = [(p, f) for f in files if (p := _polarisation(f))]
+    by = dict(pairs)
+    if len(by) < len(pairs): raise BadInput(f'{Path(files[0]).parent.name} holds several rasters of one polarisation; give the two of one scene')
+    where = Path(files[0]).parent if files else Path('the list')
     if lack := [b for b in S1.names if b not in by]:
         raise BadInput(f"{where.name} lacks {' and '.join(lack)}" + (f" (it has {', '.join(by)})" if by else '') + '; Sentinel-1 tiles need VV and VH: take a dual-polarised scene (1SDV)')
     name, where = Path(by['VV']).name, (where.parent if where.name == 'measurement' else where)
@@ -106,9 +107,9 @@ def sar_scene(
 # %% ../nbs/02f_products.ipynb #f8a41791
 def loose_scene(
     files,               # paths of one raster per band, or a folder that holds them
-    sensor:Sensor=None,  # told by the bands if left out
-    offset:float=None,   # subtracted from stored numbers; by the product's name in the path if left out
-    id:str=None
+    sensor:Sensor|None=None,  # told by the bands if left out
+    offset:float|None=None,   # subtracted from stored numbers; by the product's name in the path if left out
+    id:str|None=None
 )->Scene:                # raises `BadInput`: bands missing, files of several scenes
     "Loose Sentinel-2 bands, JPEG 2000 or GeoTIFF, as a scene."
     files = _listed(files)
@@ -125,9 +126,9 @@ def loose_scene(
 
 def geotiff_scene(
     path,                # a raster with all bands
-    bands:list=None,     # one name per band of the file, None to leave one out; the file's own if left out
-    sensor:Sensor=None,  # told by the names if left out
-    offset:float=None,   # subtracted from stored optical numbers; by the file's tag or product name if left out
+    bands:list|None=None,     # one name per band of the file, None to leave one out; the file's own if left out
+    sensor:Sensor|None=None,  # told by the names if left out
+    offset:float|None=None,   # subtracted from stored optical numbers; by the file's tag or product name if left out
     unit:str=''          # what the numbers are, if you know
 )->Scene:                # raises `BadInput`: nameless bands, a list of the wrong length, bands missing
     "A raster with many bands as a scene."
@@ -187,7 +188,7 @@ def _item_scene(item, base):
 # %% ../nbs/02f_products.ipynb #c45a223a
 def stac_scenes(
     source,               # path of a JSON file (item collection, catalog or item), or pystac's objects
-    collection:str=None   # take only the items of this one
+    collection:str|None=None   # take only the items of this one
 )->list:                  # of `Scene`; raises `BadInput`: no STAC, assets missing, files missing
     "The scenes of a STAC collection; nothing is fetched."
     try: import pystac
@@ -214,7 +215,7 @@ def stac_scenes(
 # %% ../nbs/02f_products.ipynb #045bdd5d
 def find_scenes(
     folder,          # to walk
-    bands:list=None  # names for the bands of rasters that hold many and do not name them
+    bands:list|None=None  # names for the bands of rasters that hold many and do not name them
 )->tuple:            # list of `Scene`, and list of (path, reason) for what was left out; raises `BadInput`
     "All scenes below a folder."
     root = Path(folder)

@@ -67,7 +67,8 @@ def relevance(
     for i in np.flatnonzero(queries.km.notna()) if 'km' in queries else ():
         q = queries.iloc[i]
         far = ~(km_between(cat.table[['lon', 'lat']], (q.lon, q.lat)) <= q.km)
-        if sparse: rel.data[(s := slice(*rel.indptr[i:i+2]))] *= ~far[rel.indices[s]]
+        s = slice(*rel.indptr[i:i+2]) if sparse else None
+        if sparse: rel.data[s] *= ~far[rel.indices[s]]
         else: rel[i, far] = 0
     if sparse: rel.eliminate_zeros()
     return rel

@@ -21,7 +21,7 @@ from .labels import LABELS, caption
 from .catalog import Catalog
 from .batches import scale
 from .bridge import load_model, rows
-import closp_nb.geo      # GeoCLOSP folders can be loaded, too
+import closp_nb.geo   # noqa: F401, so that a GeoCLOSP can be loaded
 from .calibration import shares
 from .union import open_index
 from .filters import one_place, passing
@@ -203,7 +203,7 @@ def _blend(
 
 @patch
 def mixed(self:Searcher,
-          text:str=None,      # a sensor named in it is a condition
+          text:str|None=None,      # a sensor named in it is a condition
           tile=None,          # a Tile, or the id of one in the index
           weight:float=.5,    # from 0 to 1: of the last one that is given, in the order text, tile, place; the others share the rest
           k:int=20,

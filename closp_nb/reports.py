@@ -17,9 +17,8 @@ from .catalog import Catalog
 from .splits import leaks, nearest_km, place_block
 from .queries import COLUMNS, make_queries, read_qrels, read_queries, relevance
 from .bridge import rows
-from .metrics import (Run, average_precision, bootstrap, exponential_gain, ndcg, precision, r_precision, random_average_precision, random_ndcg,
+from .metrics import (Run, average_precision, exponential_gain, ndcg, precision, r_precision, random_average_precision, random_ndcg, 
                               random_precision, random_recall, random_reciprocal_rank, recall, reciprocal_rank)
-from .significance import holm, means, versus
 
 # %% ../nbs/12c_reports.ipynb #6626759f
 def _lines(path, what):
@@ -138,13 +137,13 @@ def make_task(
     asked = queries.labels.map(len).to_numpy(int)
     if qrels is None and not asked.all(): raise BadInput(f"query '{queries.id[asked == 0].iloc[0]}' names no labels, so nothing says what is right for it; give judgements (--qrels)")
     grades, more = (relevance(queries, gallery, sparse=True), []) if qrels is None else _judged(qrels, queries, gallery.table.id)
-    level = np.full(len(queries), level) if level else np.maximum(asked, 1)
-    right = reach(grades, level)
+    bar = np.full(len(queries), level) if level else np.maximum(asked, 1)
+    right = reach(grades, bar)
     none = right.sum(1) == 0
     if none.all(): raise BadInput('no query has a right tile in the gallery; check that queries, judgements and archive belong together')
     if none.any(): more.append(f"Queries without a right tile in the gallery: {none.sum()} of {len(queries)}; they do not count in means: {', '.join(queries.id[none][:5])}{' ...' if none.sum() > 5 else ''}.")
     galleries, found, rest = _parts(gallery, taught, km, pixels)
-    return Task(queries, gallery, np.flatnonzero(keep), len(t), grades, level, galleries, notes + more + rest, found, linear)
+    return Task(queries, gallery, np.flatnonzero(keep), len(t), grades, bar, galleries, notes + more + rest, found, linear)
 
 # %% ../nbs/12c_reports.ipynb #258a84c0
 class FromIndex:

@@ -52,13 +52,13 @@ class Scene:
     id:str
     sensor:Sensor
     files:dict              # band -> (path or address, number of the band in that file, from 1)
-    offset:float = None     # subtracted from stored optical numbers; None asks the numbers
+    offset:float|None = None   # subtracted from stored optical numbers; None asks the numbers
     unit:str = ''           # what the numbers are: 'dB', 'linear', 'amplitude', 'reflectance' or 'DN'; '' looks
     time:str = ''           # ISO 8601
     source:str = ''         # which collection it comes from
     event:str = ''          # what its labels belong to; the scene itself if left out
     cloud:tuple = ()        # (path of a class raster, classes that are cloud)
-    nodata:float = None     # the number of a missing pixel where the files do not declare one
+    nodata:float|None = None   # the number of a missing pixel where the files do not declare one
     notes:tuple = ()        # what was known of the files, for the tiles' diary
     sure:bool = False       # is the offset beyond doubt, because the product's own metadata tell it?
 

@@ -10,7 +10,7 @@ import os, threading
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-import h5py, hdf5plugin                          # hdf5plugin unpacks Blosc
+import h5py, hdf5plugin   # noqa: F401, hdf5plugin unpacks Blosc
 import numpy as np
 from .core import BadInput
 

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from .core import BadInput
-from .metrics import bootstrap, paired_bootstrap
+from .metrics import bootstrap
 
 # %% ../nbs/08f_significance.ipynb #dc9562fd
 def _pairs(a, b):
@@ -56,7 +56,7 @@ def holm(
 # %% ../nbs/08f_significance.ipynb #8e4c8da1
 def versus(
     scores,          # name of a model -> (queries,) scores; a dict, or a DataFrame with a column per model
-    base:str=None,   # compare all with this one; without it, all with all
+    base:str|None=None,   # compare all with this one; without it, all with all
     n:int=10_000,    # draws of the test; a fifth of them for the interval
     seed:int=0
 ):                   # -> DataFrame: a, b, difference, low, high, p, holm, queries; raises `BadInput`

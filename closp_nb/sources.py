@@ -10,18 +10,18 @@ import json, re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-import h5py, hdf5plugin                          # hdf5plugin unpacks CaBuAr's BZip2
+import h5py, hdf5plugin   # noqa: F401, hdf5plugin unpacks CaBuAr's BZip2
 import numpy as np
 import pandas as pd
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.windows import Window, from_bounds
 from scipy.ndimage import zoom
-from .core import BadInput, S1, S2, S2L1C, S2RGB, Sensor, Tile
+from .core import BadInput, S1, S2, S2L1C, S2RGB, Tile
 from .units import arrange, band_name, looks_like, to_unit
 from .labels import harmonize
 from .tiles import TILE, Left, band_files, corners, to_lonlat, glance, open_raster, read_raster
-from .layouts import EUROSAT, EUROSAT_BANDS, MARKS, _lmdb_package, guess_archive, patch_place
+from .layouts import EUROSAT, EUROSAT_BANDS, MARKS, _lmdb_package, patch_place
 
 # %% ../nbs/02c_sources.ipynb #a7c80d92
 LEAST = .05   # share of a cut that a crisis mask must cover to be a label

@@ -153,7 +153,7 @@ def confusion(
     t = best[best['query'].isin(asked) & (best['rank'] <= k)]
     if t.empty: raise BadInput('no query asks for a single label, so there is no confusion of labels to tell')
     got = pd.DataFrame(y[t.row], columns=LABELS).groupby(t['query'].map(asked).to_numpy()).mean() - y.mean(0)
-    return got.loc[[l for l in LABELS if l in got.index], [l for l, b in zip(LABELS, y.any(0)) if b]].rename_axis('asked')
+    return got.loc[[l for l in LABELS if l in got.index], [l for l, b in zip(LABELS, np.asarray(y.any(0))) if b]].rename_axis('asked')
 
 def draw_confusion(table, k:int=50):            # -> matplotlib Figure
     "The confusion of labels as a heat map."

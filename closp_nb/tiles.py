@@ -8,7 +8,7 @@ __all__ = ['TILE', 'ENV', 'SOURCES', 'Left', 'corners', 'BrokenOff', 'read_raste
            'write_tile', 'write_corpus', 'corpus_about', 'read_corpus', 'read_pixels']
 
 # %% ../nbs/02_tiles.ipynb #98218926
-import json, os, warnings
+import json, warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -143,10 +143,10 @@ def _offset(paths, s, names):
 # %% ../nbs/02_tiles.ipynb #0dbc0ae8
 def read_geotiff(
     raster,                # path of a raster with all bands; or the same, open
-    s:Sensor=None,         # needed only if the bands carry no names
-    at:tuple=None,         # (row, column) of the upper left corner; None reads the whole file
-    offset:float=None,     # subtracted from stored optical numbers; by the product's name, or else its pixels, if left out
-    bands:list=None,       # names of the bands, if the file does not tell or is wrong
+    s:Sensor|None=None,         # needed only if the bands carry no names
+    at:tuple|None=None,         # (row, column) of the upper left corner; None reads the whole file
+    offset:float|None=None,     # subtracted from stored optical numbers; by the product's name, or else its pixels, if left out
+    bands:list|None=None,       # names of the bands, if the file does not tell or is wrong
     declared:str=''        # what the numbers are (see `to_unit`), if somebody knows
 )->Tile:                   # raises `BadInput`: missing file, unknown or missing bands, contradictions, unbelievable pixels
     "Read a tile from one raster that holds all bands."
@@ -172,8 +172,8 @@ def read_geotiff(
 # %% ../nbs/02_tiles.ipynb #f5256385
 def read_bands(
     files,               # paths or open rasters, one per band; the band is the end of the name: '..._B02.tif', 'VV.tif', 'T33UUU_B8A.jp2'
-    at:tuple=None,       # (row, column) of the upper left corner on the finest grid; None reads all
-    s:Sensor=None        # `S2L1C` keeps B10; told from the names if left out
+    at:tuple|None=None,       # (row, column) of the upper left corner on the finest grid; None reads all
+    s:Sensor|None=None        # `S2L1C` keeps B10; told from the names if left out
 )->Tile:                 # raises `BadInput`
     "Read a tile from one raster per band, each at its own resolution."
     by, folder = {band_name(_path(f)): f for f in files}, _path(files[0]).parent

@@ -35,7 +35,7 @@ class Union:
         if self._cat is None:
             cat = Catalog.concat([p.cat for p in self.parts])
             twice = cat.table.id[cat.table.id.duplicated()]
-            if len(twice): raise BadInput(f"{len(twice)} tiles are in two of these indexes, the first is '{twice.iloc[0]}'; remove them from one (closp index --remove), or name fewer indexes")
+            if len(twice): raise BadInput(f"{len(twice)} tiles are in two of these indexes, the first is '{twice.iloc[0]}'; remove them from one (closp remove), or name fewer indexes")
             self._cat = cat
         return self._cat
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from .core import BadInput, S1, S2, S2L1C, S2RGB, Sensor, Tile
+from .core import BadInput, S2RGB, Sensor, Tile
 
 # %% ../nbs/00a_units.ipynb #d01dcd5a
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ def looks_like(
 def _light(s, say, lo, mid, hi, ok, whole):
     "The optical half of `looks_like`."
     if mid > 2 and not whole and hi <= 110: return Verdict('percent', say)
-    if whole and hi > 1 or mid > 2: return Verdict('DN', say + (f'; whole numbers' if whole else ''))
+    if whole and hi > 1 or mid > 2: return Verdict('DN', say + ('; whole numbers' if whole else ''))
     if hi <= s.plausible[1] and lo >= s.plausible[0]: return Verdict('reflectance', say)
     return Verdict('unknown', say)
 
 # %% ../nbs/00a_units.ipynb #a34fbb43
 def product_offset(
     path    # file path that may hold a Sentinel-2 product name
-)->float:   # what to subtract from stored numbers; None if the name does not tell
+)->float|None:   # what to subtract from stored numbers; None if the name does not tell
     "The offset of a Sentinel-2 product, from the processing baseline in its name."
     m = re.search(r'_N(\d{4})_', str(path))
     return None if not m else 1000. if 400 <= int(m[1]) < 9999 else 0.
@@ -79,7 +79,7 @@ def offset_in(
     if not floor: return 0., 'no pixels', False
     if (f := floor.get('B10')) is not None:
         return (1000. if f > 700 else 0.), f'B10, where the ground is black, starts at {f:.0f}', True
-    dark = min(floor, key=floor.get)
+    dark = min(floor, key=floor.__getitem__)
     if floor[dark] < 900: return 0., f'{dark} goes down to {floor[dark]:.0f}', True
     if (g := min(floor.get('B04', np.inf), floor.get('B12', np.inf))) <= 1500: return 1000., f'no band goes below {floor[dark]:.0f}, red or short-wave infrared touches {g:.0f}', True
     return 0., f'nothing is dark (no band below {floor[dark]:.0f}): cloud, snow or sand hide it', False
@@ -112,7 +112,7 @@ def convert(
 def to_unit(
     x:np.ndarray,      # (bands, rows, columns) as stored; NaN where nothing was seen
     s:Sensor,
-    offset:float=None, # subtracted from digital numbers; told from the pixels if left out
+    offset:float|None=None, # subtracted from digital numbers; told from the pixels if left out
     declared:str=''    # dB, linear, amplitude, reflectance or DN, if somebody knows
 )->tuple:              # pixels in the sensor's unit, notes of what was done; raises `BadInput`
     "Bring stored numbers to the unit of their sensor."
@@ -156,7 +156,7 @@ def arrange(
     if lack: raise BadInput(f"{s.name} needs {', '.join(s.names)}; missing: {', '.join(lack)}")
     notes = [f'left out {", ".join(str(n) for n in names if n not in s.names)}'] if set(names) - set(s.names) else []
     if (kept := [n for n in names if n in s.names]) != [n for n in s.names if n in kept]: notes.append(f'bands reordered from {" ".join(kept)}')
-    if (fill := 'B10' in s.names and 'B10' not in names): notes.append('B10 filled with zeros')
+    if 'B10' in s.names and 'B10' not in names: notes.append('B10 filled with zeros')
     out = np.stack([x[names.index(b)] if b in names else np.zeros_like(x[0]) for b in s.names])
     return out, tuple(notes)
 

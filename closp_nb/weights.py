@@ -9,7 +9,7 @@ __all__ = ['WEIGHTS', 'Published', 'published', 'plain', 'sha256', 'fetch', 'Rep
 # %% ../nbs/05a_weights.ipynb #712b5649
 import argparse, hashlib, json, math, pickle, re
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ for _name, _repo, _rev, _sha, _mb in _MOCO:
     WEIGHTS[_name] = Published(f'torchgeo/{_repo}', f'{_repo}-{_sha}.pth', _name[8:], _name[5:7], 'ssl4eo', _CC, 'torchgeo 0.8.1: models/resnet.py, models/vit.py',
                                _rev, lacks=('fc.', 'head.'), mb=_mb)
 
-_MAE = dict(repo='wangyi111/SSL4EO-S12', scaling='ssl4eo', licence=_CC, lacks=('head.',))
+_MAE:dict = dict(repo='wangyi111/SSL4EO-S12', scaling='ssl4eo', licence=_CC, lacks=('head.',))
 for _name, _net, _mb in [('s1-vit_small', 'B2_vits16', 567), ('s2-vit_small', 'B13_vits16', 0), ('s1-vit_large', 'B2_vitl16', 3950), ('s2-vit_large', 'B13_vitl16', 3986.9)]:
     _of = _MAE | dict(sensor=_name[:2], tower=_name[3:])
     WEIGHTS[f'mae-{_name}'] = Published(file=f'{_net}_mae_ep99_enc.pth', revision='75c72195d35201dc1fb210818993518c25da566b', source='torchgeo 0.8.1: models/vit.py', **_of)
@@ -278,7 +278,7 @@ def published_recipe(
     file = _folder(folder, get)/'config.json'
     try: c = json.loads(file.read_text())
     except (OSError, ValueError) as e: raise BadInput(f'{file} cannot be read ({type(e).__name__}); copy the model with its config.json') from e
-    kinds = dict(vision_model_key=str, s1_head_dim=int, s2_head_dim=int, projection_dim=int, use_location_encoder=bool, logit_scale_init_value=(int, float))
+    kinds:dict = dict(vision_model_key=str, s1_head_dim=int, s2_head_dim=int, projection_dim=int, use_location_encoder=bool, logit_scale_init_value=(int, float))
     odd = [k for k, kind in kinds.items() if not isinstance(c.get(k), kind)] if isinstance(c, dict) else ['everything']
     ours = {v: k for k, v in _TIMM.items()}
     if odd or c['vision_model_key'] not in ours: raise BadInput(f"{file} does not describe a CLOSP that this book knows ({', '.join(odd) or c['vision_model_key']}); known towers are {', '.join(ours)}")

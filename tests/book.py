@@ -9,6 +9,8 @@ from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 
+QUARTOS = 'output-file|^unknown key (lang|license|citation)$|html-math-method'    # what only Quarto reads; it also drops the numbers from file names
+
 PREPARE = '''
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
@@ -53,7 +55,7 @@ def build(
         offline(tree/'_proc'/'_docs')
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(tree/'_proc'/'_docs', out)
-    return [w for w in re.findall(r'^warning: (.*)', p.stderr, flags=re.M) if 'output-file' not in w]   # Quarto drops the numbers from file names, smalldocs keeps them
+    return [w for w in re.findall(r'^warning: (.*)', p.stderr, flags=re.M) if not re.search(QUARTOS, w)]
 
 class Page(HTMLParser):
     "What a page points to, what can be pointed at, and pictures without words."

@@ -107,3 +107,9 @@ def test_a_kill_leaves_nothing_half(tmp_path):
     assert not (tmp_path/'demo').exists()
     done = closp('demo', '--out', 'demo', '--text', 'tiny', *SMALL, cwd=tmp_path, cache=tmp_path/'cache')
     assert done.returncode == 0 and (tmp_path/'demo'/'results.csv').exists() and not (tmp_path/'.demo.part').exists(), done.stderr[-2000:]
+
+def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path):
+    code = "import sys; sys.modules['fastai'] = sys.modules['fastai.callback.core'] = None; from closp_nb import cli; cli.extra_of = lambda n: 'train' if n.startswith('fastai') else ''; sys.exit(cli.run(['demo', '--out', 'd', '--n', '24', '--offline']))"
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    refused(done, 'fastai', "pip install 'closp_nb[train]'")
+    assert not list(tmp_path.iterdir())

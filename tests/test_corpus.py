@@ -91,7 +91,7 @@ def start(folder, workers, parts): return subprocess.Popen([sys.executable, '-c'
 def test_killed_anywhere_it_ends_with_the_same_bytes(copies, tmp_path, workers):
     "Kills at random moments, the last of them while the pieces are put together."
     parts, rng, kills = [copies/'mmflood', copies/'quakeset', copies/'products', copies/'tiles'], np.random.default_rng(workers), 0
-    work, want = tmp_path/'killed.building', None
+    work = tmp_path/'killed.building'
     for goal in [*rng.integers(1, 4, 3), 'assembly', None]:
         run, end = start(tmp_path/'killed', workers, parts), time.time() + 120
         before = len(list(work.glob('rows/*.json')))

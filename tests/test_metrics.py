@@ -227,7 +227,7 @@ def test_sparse_relevance_unsorted_and_in_pieces():
     close(exponential_gain(odd).toarray(), exponential_gain(g))
 
 def test_a_run_with_places_where_nothing_was_found():
-    s, g = np.array([[.9, .8, .7, .1]]), np.array([[0, 1, 0, 1]])
+    g = np.array([[0, 1, 0, 1]])
     run = Run([[0, -1, 1, -1]], [[.9, 5., .8, np.finfo('f4').min]], 4)
     assert run.rows.tolist() == [[0, 1, -1, -1]] and run.scores[0, 2:].tolist() == [-np.inf]*2
     close(precision(run, g > 0, 4), 1/4); close(recall(run, g > 0, 4), 1/2); close(reciprocal_rank(run, g > 0, 4), 1/2)

@@ -1,8 +1,11 @@
 "What is uploaded: a wheel and a source archive that build, hold what they should and nothing else, and a search side that needs no training library."
 import subprocess, sys, tarfile, zipfile
+from configparser import ConfigParser
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from book import copy_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -10,13 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def built(tmp_path_factory):
     "The wheel and the source archive, built from a copy as git would give it."
     d = tmp_path_factory.mktemp('build')
-    copy = d/'closp_nb'
-    files = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, text=True)
-    if files.returncode: pytest.skip('not a git checkout, so nobody knows which files belong to the project')
-    for f in filter(None, files.stdout.split('\0')):
-        if not (ROOT/f).is_file(): continue
-        (copy/f).parent.mkdir(parents=True, exist_ok=True)
-        (copy/f).write_bytes((ROOT/f).read_bytes())
+    try: copy = copy_tree(d/'closp_nb')
+    except (OSError, subprocess.CalledProcessError) as e: pytest.skip(f'git does not say which files belong to the project: {e}')
     p = subprocess.run([sys.executable, '-m', 'build', '--outdir', str(d/'dist'), str(copy)], capture_output=True, text=True, timeout=560)
     assert p.returncode == 0, p.stdout[-2000:] + p.stderr[-2000:]
     return next((d/'dist').glob('*.whl')), next((d/'dist').glob('*.tar.gz'))
@@ -62,3 +60,18 @@ evidence(Searcher.load(d/'index'), hits.frame.id[0], 'open water')
 '''
     p = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr[-3000:]
+
+def test_pythons_that_are_stated_are_tried():
+    "What setup.py promises is what the workflow runs."
+    import yaml
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    cfg = ini['DEFAULT']
+    tried = yaml.safe_load((ROOT/'.github'/'workflows'/'test.yaml').read_text())['jobs']['test']['strategy']['matrix']['python']
+    assert cfg['pythons'].split() == tried and tried[0] == cfg['min_python']
+
+def test_citation_is_of_this_version():
+    import yaml
+    cff = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    assert cff['cff-version'] == '1.2.0' and cff['message'] and cff['authors'] and cff['title'].startswith('closp_nb')
+    assert cff['version'] == version('closp_nb') and f"## [{cff['version']}]" in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
