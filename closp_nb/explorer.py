@@ -31,7 +31,7 @@ def data_url(
     tile,              # Tile
     recipe:str|None=None    # see `quicklook`; used if the sensor knows it
 )->str:                # the picture as a data: address
-    "A tile's quick-look, ready for an <img>."
+    "A tile's quick-look, ready for an `<img>`."
     from PIL import Image
     buf = io.BytesIO()
     Image.fromarray(quicklook(tile, recipe if recipe in tile.sensor.rgb else None)).save(buf, 'jpeg', quality=80)
