@@ -151,6 +151,14 @@ def test_budgets(book):
     ] if not ok]
     assert not over, f'{book}: ' + '; '.join(over)
 
+@each_chapter
+def test_import_cells_hold_only_imports(book):
+    "nbdev runs each cell with an import when it makes the documentation, without the cells above it."
+    for c in book.code:
+        body = tree(c['source']).body
+        kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in body}
+        assert len(kinds) < 2 or 'nbdev_export()' in c['source'], f"{book}: a cell mixes imports with other code; move the imports to the import cell:\n{c['source'][:300]}"
+
 # ---- notebooks, modules and README agree
 
 @pytest.fixture(scope='session')
