@@ -12,10 +12,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from fastcore.script import Param, anno_parser
-from .core import BadInput, beside, check_free
+from .core import BadInput, apart, beside, check_free
 from .doctor import doctor, extra_of
 from .evals import compare, evaluate
-from .indexes import add, apart, calibrate, index, remove
+from .indexes import add, calibrate, index, remove
 from .page import explore
 from .runs import ablate, embed, train
 

@@ -6,12 +6,12 @@
 __all__ = ['LARGE', 'FIELDS', 'PAGE', 'read_visit', 'visit', 'reopen', 'report', 'Desk']
 
 # %% ../nbs/13d_desk.ipynb #c2e0d728
-import base64, html, io, json
+import base64, html, json
 from datetime import date, datetime, timezone
 import ipywidgets as w
 from . import __version__
 from .core import BadInput, SENSORS
-from .query import draw_map
+from .query import draw_map, png
 from .explorer import Explorer, NOTHING, QUESTION, card, carry
 
 # %% ../nbs/13d_desk.ipynb #2e8bb3b9
@@ -91,9 +91,7 @@ def _side(e):
     rows = list(hits.frame.itertuples())[e.first:e.first+e.n]
     mark = {True: 'right', False: 'wrong', None: ''}
     cards = ''.join(f'<div class="{mark[m]}">{card(r, hits[e.first+i], e.recipe.value)}{f"<b>marked as {mark[m]}</b>" if m is not None else ""}</div>' for i, r in enumerate(rows) for m in [e.marks.get(r.id)])
-    buf = io.BytesIO()
-    if len(hits): draw_map({hits.query[:60]: hits}, e.ask.index.cat).savefig(buf, format='png', dpi=90)
-    world = f'<p><img alt="map of {len(hits)} hits" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}"></p>' if len(hits) else ''
+    world = f'<p><img alt="map of {len(hits)} hits" src="data:image/png;base64,{base64.b64encode(png(draw_map({hits.query[:60]: hits}, e.ask.index.cat))).decode()}"></p>' if len(hits) else ''
     about = ''.join(f'<tr><th>{said(k)}</th><td>{said(str(v))}</td></tr>' for k, v in (hits.about | {'shown': f'{e.first+1} to {e.first+len(rows)} of {len(hits)}'}).items())
     return f'<h1>{said(hits.query)}</h1>' + (f'<p>{said(hits.note)}</p>' if hits.note else '') + (f'<div class="grid">{cards}</div>' if rows else NOTHING) + world + e.panel.value + f'<h2>Where this comes from</h2><table>{about}</table>'
 

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from fastcore.script import Param
 from . import __version__
-from .core import BadInput, beside, check_free
+from .core import BadInput, apart, beside, check_free
 
 # %% ../nbs/13b_evals.ipynb #523fc6f5
 def _opened(index, model, catalog, queries, **kw):
@@ -76,12 +76,11 @@ def evaluate(
     "Score an index, or another engine's answers, and write tables and figures."
     from closp_nb.reports import score_task
     from closp_nb.tables import report
-    a, b = Path(out).resolve(), Path(index).resolve()
-    if a == b or a in b.parents: raise BadInput(f'{out} holds what is to be scored and would be replaced; write elsewhere')
+    apart(out, index)
     check_free(out, force)
     task, answers, who = _opened(index, model, catalog, queries, qrels=qrels, train=train, level=level, linear=linear, km=km, pixels=pixels)
     results, best, notes = score_task(task, answers, measures, depth)
-    name = '_'.join((name or b.stem).split())
+    name = '_'.join((name or Path(index).resolve().stem).split())
     results = results.assign(run=name, model=who, index=Path(index).name, questions=' '.join(Path(p).name for p in (queries, qrels) if p) or 'labels of the gallery', date=date.today().isoformat(), version=__version__)
     with beside(out, force) as tmp:
         tmp.mkdir()

@@ -6,14 +6,14 @@
 __all__ = ['INDICES', 'WORDS', 'spectrum', 'indices', 'lift', 'nearest_taught', 'Evidence', 'evidence']
 
 # %% ../nbs/11d_evidence.ipynb #3fb39fc5
-import base64, html, io, re
+import base64, html, re
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from .core import BadInput, Tile
 from .labels import LABELS, caption
 from .splits import km_between
-from .query import Searcher, named_sensor
+from .query import Searcher, named_sensor, png
 
 # %% ../nbs/11d_evidence.ipynb #e8c61105
 def spectrum(
@@ -111,15 +111,14 @@ class Evidence:
         return fig
 
     def _repr_html_(self):
-        buf, said = io.BytesIO(), html.escape
-        self.figure().savefig(buf, format='png', dpi=90)
+        said = html.escape
         line = lambda name, text: f'<p style="margin:4px 0"><b>{name}</b>: {text}</p>'
         values = ', '.join(f'{n} {r.middle:.2f} ({r.low:.2f} to {r.high:.2f})' for n, r in self.values.iterrows())
         words = ', '.join(f'{said(w)} {v:+.3f}' for w, v in self.words.items()) or 'one word or none; nothing to compare'
         near = (f"{said(self.near['id'])}, {self.near['km']:,.1f} km away" + (f", alike {self.near['alike']:.2f}" if self.near['alike'] == self.near['alike'] else '')) if self.near else 'unknown: neither the index nor a catalog that was named holds training tiles with places'
         kind = 'spectrum' if 'nm' in self.pixels else 'backscatter'
         return (f'<section aria-label="evidence" style="font:12px sans-serif;max-width:440px"><b>{said(self.tile.id)}</b><br>'
-                f'<img alt="{kind} of the tile" src="data:image/png;base64,{base64.b64encode(buf.getvalue()).decode()}">'
+                f'<img alt="{kind} of the tile" src="data:image/png;base64,{base64.b64encode(png(self.figure())).decode()}">'
                 + line('Indices' if 'nm' in self.pixels else 'Decibels', f'{values}; middle and the span of eight tenths of the pixels')
                 + line('Words of its own caption that lift it' if self.own else 'Words of the question that lift it', words)
                 + line('Nearest labels', ', '.join(f'{said(l)} {v:.2f}' for l, v in self.labels.head(3).items()))

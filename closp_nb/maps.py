@@ -6,12 +6,11 @@
 __all__ = ['COLOUR', 'MANY', 'shapes', 'corners', 'HitMap']
 
 # %% ../nbs/11c_maps.ipynb #52687b1f
-import io
 import ipywidgets as w
 import numpy as np
 from fastcore.basics import patch
 from .core import SENSORS
-from .query import draw_map, land
+from .query import draw_map, land, png
 
 # %% ../nbs/11c_maps.ipynb #4d30a45f
 COLOUR = {'s1': '#0072B2', 's2': '#D55E00'}        # Okabe and Ito 2008, told apart by colour-blind readers too
@@ -75,9 +74,8 @@ def show(self:HitMap, hits, title:str=''):       # Hits; what stands above them
     "Put hits on the map and look at all of them."
     self.hits = hits
     if not self.live:
-        self.image.layout.display, buf = 'flex' if len(hits) else 'none', io.BytesIO()
-        if len(hits): draw_map({title or hits.query: hits}, self.cat).savefig(buf, format='png', dpi=90)
-        self.image.value = buf.getvalue()
+        self.image.layout.display = 'flex' if len(hits) else 'none'
+        self.image.value = png(draw_map({title or hits.query: hits}, self.cat)) if len(hits) else b''
         return
     self.dots.data, self.foot.data = shapes(hits)
     self.at = {part: {f['properties']['id']: f for f in layer.data['features']} for part, layer in (('dot', self.dots), ('shape', self.foot))}
