@@ -144,7 +144,7 @@ def write_bigearthnet_v2(
 
 def _lmdb_package():
     try: import lmdb
-    except ImportError as e: raise BadInput("this database needs the package lmdb; pip install 'closp_nb[demo]'") from e
+    except ImportError as e: raise BadInput("this database needs the package lmdb; pip install 'closp_nb[samples]'") from e
     return lmdb
 
 def write_bigearthnet_lmdb(

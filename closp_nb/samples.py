@@ -70,7 +70,7 @@ def berlin_tiles(
 def patch_tiles():     # yields `Tile`; raises `BadInput` if the package is not installed
     "The six co-located BigEarthNet v1 places inside the installed package bigearthnet-common."
     if (spec := find_spec('bigearthnet_common')) is None:
-        raise BadInput("six real places come with the package bigearthnet-common; pip install 'closp_nb[demo]'")
+        raise BadInput("six real places come with the package bigearthnet-common; pip install 'closp_nb[samples]'")
     with tempfile.TemporaryDirectory() as d:
         for n in '12':
             with tarfile.open(Path(spec.submodule_search_locations[0])/f'BigEarthNet-S{n}-Example.tar.bz2') as tar: tar.extractall(d, filter='data')

@@ -75,3 +75,9 @@ def test_citation_is_of_this_version():
     cff = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
     assert cff['cff-version'] == '1.2.0' and cff['message'] and cff['authors'] and cff['title'].startswith('closp_nb')
     assert cff['version'] == version('closp_nb') and f"## [{cff['version']}]" in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8')
+
+def test_the_demo_is_the_sum_of_what_it_needs():
+    ini = ConfigParser(delimiters=['='], interpolation=None)
+    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    extra = lambda k: set(ini['DEFAULT'][f'{k}_requirements'].split())
+    assert extra('demo') == extra('text') | extra('train') | extra('samples')
