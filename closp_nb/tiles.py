@@ -93,6 +93,7 @@ def open_raster(
         with rasterio.Env(**ENV), warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)      # who needs a place asks for it, with a better message
             d = rasterio.open(path)
+            if d.count > 1000: raise BadInput(f'{say(path)} claims to hold {d.count:,} bands; it is damaged, fetch it again')     # reading would take hours
             d.descriptions, d.tags()                                      # names of bands and remarks, which may be anything
             return d
     except UnicodeDecodeError as e: raise BadInput(f'{say(path)} holds names or remarks that are no text (UTF-8); it is damaged, fetch it again') from e

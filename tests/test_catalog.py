@@ -13,7 +13,7 @@ from shapely.geometry import Point, box
 
 from closp_nb.catalog import Catalog, footprint, pixel_hash, scan, tile_row, to_catalog
 from closp_nb.core import BadInput, S1, S2, Tile
-from closp_nb.tiles import from_lonlat, to_lonlat, write_geotiff
+from closp_nb.tiles import from_lonlat, open_raster, to_lonlat, write_geotiff
 
 BENCH = Path(__file__).resolve().parent/'benchmarks'/'bench_catalog.py'
 WHERE = dict(crs='EPSG:32632', bounds=(600_000., 5_300_000., 601_200., 5_301_200.), lonlat=(10.3435, 47.8512))
@@ -122,6 +122,11 @@ def test_lonlat_must_lie_in_its_footprint(lonlat, words):
     with pytest.raises(BadInput, match=words) as e: tile_row(tile(lonlat=lonlat), 'p', '0,0', 'train')
     assert '\n' not in str(e.value) and 'tile a' in str(e.value)
     for fine in ((10.3435, 47.8512), (10.4, 47.9), (np.nan, np.nan)): tile_row(tile(lonlat=fine), 'p', '0,0', 'train')
+
+def test_a_raster_that_claims_too_many_bands(tmp_path):
+    "A damaged head said 65,535 bands, and reading them would have taken hours."
+    with rasterio.open(tmp_path/'wide.tif', 'w', driver='GTiff', width=1, height=1, count=1001, dtype='uint8', interleave='pixel') as d: d.write(np.zeros((1001, 1, 1), 'u1'))
+    with pytest.raises(BadInput, match='claims to hold 1,001 bands'): open_raster(tmp_path/'wide.tif')
 
 def test_bounds_that_no_projection_maps():
     for kw, words in ((dict(crs='EPSG:99999'), 'no projection'), (dict(crs='LOCAL_CS["a plan",UNIT["metre",1]]'), 'into degrees'), (dict(bounds=(1e12, 1e12, 2e12, 2e12)), 'outside')):
