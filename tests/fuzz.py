@@ -20,6 +20,8 @@ from closp_nb.sources import archive, read_item
 from closp_nb.tiles import close_corpora, read_geotiff
 from closp_nb.world import build_world
 
+PATIENCE = 30      # seconds that one trial may take
+
 def damage(raw, r):
     "Bytes with something wrong: flipped, cut, doubled, zeroed, or a number made huge."
     b = bytearray(raw)
@@ -103,9 +105,12 @@ def attack(name, job, seconds):
         while time.time() < stop:
             said = m.list()
             p = mp.get_context('fork').Process(target=work, args=(job, Path(d), seed, stop, said))
-            p.start(); p.join(seconds + 60)
+            p.start()
+            trial, begun = Path(d)/'trial', time.time()
+            while p.is_alive() and time.time() - (trial.stat().st_mtime if trial.exists() else begun) < PATIENCE: p.join(1)
             if p.is_alive():
                 p.kill(); p.join()
+                trials += int(trial.read_text().split()[1])
                 found.setdefault(f'hangs on {(Path(d)/"trial").read_text()}', 'killed')
             elif p.exitcode: found.setdefault(f'falls over with {p.exitcode}', (Path(d)/'trial').read_text())
             for what, where in said:
