@@ -110,7 +110,6 @@ def attack(name, job, seconds):
             while p.is_alive() and time.time() - (trial.stat().st_mtime if trial.exists() else begun) < PATIENCE: p.join(1)
             if p.is_alive():
                 p.kill(); p.join()
-                trials += int(trial.read_text().split()[1])
                 found.setdefault(f'hangs on {(Path(d)/"trial").read_text()}', 'killed')
             elif p.exitcode: found.setdefault(f'falls over with {p.exitcode}', (Path(d)/'trial').read_text())
             for what, where in said:
