@@ -15,8 +15,10 @@ from .core import BadInput
 # %% ../nbs/13f_doctor.ipynb #c8ccbc2d
 def installed()->dict:      # extra ('' for the package itself) -> {library: version, or None where it is missing}
     "Versions of everything that this package can use."
-    out = {}
-    for line in requires('closp_nb') or ():
+    out:dict = {}
+    try: needs = requires('closp_nb') or ()
+    except PackageNotFoundError: needs = ()                 # a checkout that was not installed
+    for line in needs:
         name = re.match(r'[\w.-]+', line)[0]
         extra = m[1] if (m := re.search(r'extra == ["\']([\w-]+)', line)) else ''
         try: out.setdefault(extra, {})[name] = version(name)
@@ -88,8 +90,7 @@ def doctor(
 ):
     "Print versions, threads, options and caches, and run the whole chain in small."
     print(f'closp_nb {__version__}')
-    try: libraries = installed()
-    except PackageNotFoundError: libraries = {}
+    libraries = installed()
     for extra, names in libraries.items(): print(f"\n{f'extra {extra}' if extra else 'needed'}: " + ', '.join(f"{n} {v or 'MISSING'}" for n, v in names.items()))
     print('\n' + '\n'.join(f'{k:30s}{v}' for k, v in machine().items()))
     for k, size in caches().items(): print(f'{k:30s}' + ('not there' if size is None else f'{size/1e6:,.0f} MB'))

@@ -11,9 +11,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from closp_nb.bridge import CLOSP_NB, fingerprint, load_model, new_model, save_model
-from closp_nb.catalog import Catalog, corpus_catalog
+from closp_nb.catalog import Catalog
 from closp_nb.index import Index
 from closp_nb.layouts import WRITERS
+from closp_nb.survey import open_catalog
 from closp_nb.world import build_world
 
 ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
@@ -86,8 +87,8 @@ def attack(name, command, look, kills, d, rng):
 def adding(kills, d, rng):
     "`closp add` and `closp remove` on an index that people ask: it is the old one or the new one."
     old, found, quick, done = len(Index.load(d/'old')), [], 0, 0
-    ids = Catalog.load(d/'more'/'catalog.parquet') if (d/'more'/'catalog.parquet').exists() else corpus_catalog(d/'more', progress=False)
-    (d/'ids.csv').write_text('\n'.join(['id', *ids.table.id]))
+    ids = open_catalog(d/'more', progress=False).table.id
+    (d/'ids.csv').write_text('\n'.join(['id', *ids]))
     both = {True: ['add', d/'old', d/'more'], False: ['remove', d/'old', d/'ids.csv']}
     begun = time.time()
     start(both[True]).communicate()
