@@ -77,9 +77,9 @@ class Sensor:
     unit:str            # of a tile's pixels
     stored_scale:float  # files hold pixels x this
     offset:float        # and then plus this, in products of processing baseline 04.00 and later (since 25 January 2022)
-    nodata:float        # a stored number that means "nothing was seen"; NaN always means it
+    nodata:float|None   # a stored number that means "nothing was seen"; NaN always means it
     plausible:tuple     # lowest and highest value that a working instrument reports, in `unit`
-    rgb:dict            # name -> for R, G, B: (weights of bands, low, high); a common stretch, so tiles can be compared
+    rgb:dict = field(hash=False)   # name -> for R, G, B: (weights of bands, low, high); a common stretch, so tiles can be compared
     source:str          # where mean and spread come from
 
     @property
@@ -113,7 +113,7 @@ _LIGHT:dict = dict(unit='reflectance', offset=1000., nodata=0., plausible=(-.2, 
 _RGB = {'true colour': _mix('B04', 'B03', 'B02', .28, .28, .28), 'burn': _mix('B12', 'B8A', 'B04', .35, .45, .25), 'vegetation': _mix('B08', 'B04', 'B03', .5, .28, .28)}
 _L2A = [n for n in _BANDS if n != 'B10']
 S1 = Sensor('s1', 'Sentinel-1', (Band('VV', 5.55e7, 10, -12.62, 5.12), Band('VH', 5.55e7, 10, -19.29, 5.46)),
-            unit='dB', stored_scale=1., offset=0., nodata=np.nan, plausible=(-75., 40.), source=_BEN,
+            unit='dB', stored_scale=1., offset=0., nodata=None, plausible=(-75., 40.), source=_BEN,
             rgb={'radar': (({'VV': 1}, -20, 0), ({'VH': 1}, -27, -7), ({'VV': 1, 'VH': -1}, 2, 14))})
 S2 = Sensor('s2', 'Sentinel-2', _msi(_L2A, _MEAN, _STD), stored_scale=10_000., rgb=_RGB, source=_BEN, **_LIGHT)
 S2L1C = Sensor('s2l1c', 'Sentinel-2 level 1C', _msi(_BANDS, _MEAN_L1C, _STD_L1C), stored_scale=10_000., rgb=_RGB, source=_SSL, **_LIGHT)

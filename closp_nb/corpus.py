@@ -146,11 +146,11 @@ def source_of_part(
 # %% ../nbs/02i_corpus.ipynb #8dfdd1b1
 def _fit(t, kind, folder):
     "A tile as the corpus can hold it; raises `BadInput` if it cannot."
-    if t.sensor is S2L1C:
+    if t.sensor == S2L1C:
         t = as_sensor(t, S2)
         t.notes += ('level 1C: light at the top of the atmosphere',)
     if t.sensor not in (S1, S2): raise BadInput(f'{t.sensor.name} has {len(t.sensor.bands)} of the {len(S2.bands)} bands; the corpus needs all')
-    if t.sensor is S2: t.pixels = convert(np.rint(t.pixels*10_000).astype('float32'), S2, 'DN')
+    if t.sensor == S2: t.pixels = convert(np.rint(t.pixels*10_000).astype('float32'), S2, 'DN')
     if kind in OWN[:2]: t.id, t.source = f'own{t.sensor.key[1]}_{folder}~{t.id}'.replace('/', '~'), t.source or folder
     t.id = '_'.join(t.id.split())                                # a blank would break the files of judgements
     return t

@@ -128,7 +128,7 @@ def make_task(
     keep = ((t.split == 'corpus') & ~t.id.isin(taught.id)).to_numpy()
     if n := (~keep).sum(): notes.append(f'Training tiles, and tiles in no split: {n:,} of {len(t):,}; they are not searched.')
     if qrels is None and (bare := keep & (t.caption == '').to_numpy()).any():
-        keep &= ~bare
+        keep = keep & ~bare
         notes.append(f'Tiles without labels: {bare.sum():,}; they are left out.')
     if not keep.any(): raise BadInput("no tile of the archive can be an answer (split 'corpus', with labels unless there are judgements); index the corpus, or add a labels.csv (see scan)")
     gallery = Catalog(t[keep])

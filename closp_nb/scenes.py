@@ -28,7 +28,7 @@ def _check_kind(d, s, declared):
     if kind == 'c': raise BadInput(f'{name} holds complex numbers (an SLC product); take a GRD that is calibrated and terrain-corrected (RTC)')
     if s.unit == 'dB' and kind in 'iu' and not declared:
         raise BadInput(f'{name} holds whole numbers: uncalibrated digital numbers of a GRD product; calibrate to sigma0 or gamma0 first (with SNAP, or order the scene as RTC)')
-    if s.unit != 'dB' and (d.dtypes[0] == 'uint8') != (s is S2RGB): raise BadInput(f'{name} holds {d.dtypes[0]}, and a {s.name} has 8 bits; give the sensor that fits') if s is S2RGB else BadInput(f'{name} holds 8-bit numbers, a picture and not reflectance; take the band files')
+    if s.unit != 'dB' and (d.dtypes[0] == 'uint8') != (s == S2RGB): raise BadInput(f'{name} holds {d.dtypes[0]}, and a {s.name} has 8 bits; give the sensor that fits') if s == S2RGB else BadInput(f'{name} holds 8-bit numbers, a picture and not reflectance; take the band files')
 
 def _check_place(d):
     "Refuse a raster that does not say where on Earth it lies, straight."
@@ -135,7 +135,7 @@ def _verdict(r, some):
     "Unit, offset and notes for the whole scene, from some of its windows; None if there are none. Raises `BadInput` if its numbers cannot be used."
     told, s = r.scene, r.scene.sensor
     if not some: return None
-    if s is S2RGB: return 'picture', 0., to_unit(some[0], s)[1]
+    if s == S2RGB: return 'picture', 0., to_unit(some[0], s)[1]
     x = np.concatenate(some, 2)
     if len(x) < len(s.names): x = np.insert(x, s.band('B10'), np.nan, 0)                     # not zeros: those would count as dark ground
     _, notes = to_unit(x, s, 0. if told.sure else told.offset, told.unit)

@@ -117,11 +117,11 @@ def _order(names, s): return tuple(sorted(names, key=[*s.names, *names].index))
 
 def _by_band(files, s, where):
     "Bands and image of one raster per band."
-    by, finest = {band_name(f): f for f in files}, 'VV' if s is S1 else 'B02'
+    by, finest = {band_name(f): f for f in files}, 'VV' if s == S1 else 'B02'
     if len(by) < len(files): raise BadInput(f'{where} holds a band twice; remove one of the files')
     if finest not in by: raise BadInput(f'{where} has no {finest}; fetch it again')
     bands = _order(by, s)
-    return bands, _rasters([by[b] for b in bands], 'f' if s is S1 else 'ui', by[finest])
+    return bands, _rasters([by[b] for b in bands], 'f' if s == S1 else 'ui', by[finest])
 
 # %% ../nbs/02c_sources.ipynb #5e3df7fc
 def _ben_read(folder, item, key, prefix, about):
@@ -129,7 +129,7 @@ def _ben_read(folder, item, key, prefix, about):
     s = S1 if d.name.startswith('S1') else S2
     bands, image = _by_band(band_files(d), s, d.name)
     labels, notes, more = about(d)
-    yield from _cut(f'{prefix}{s.key}_{d.name}', s, bands, 'dB' if s is S1 else 'DN', image, lambda r, c: (labels, notes), source=key, **more)
+    yield from _cut(f'{prefix}{s.key}_{d.name}', s, bands, 'dB' if s == S1 else 'DN', image, lambda r, c: (labels, notes), source=key, **more)
 
 def _ben1_about(d):
     "Labels, notes, time and scene from the JSON of version 1."
@@ -181,12 +181,12 @@ def _lmdb_read(folder, item):
     except SafetensorError as e: raise BadInput(f'{name} is not there, or not safetensors; older databases hold pickles, which stay shut: convert the archive with rico-hdl') from e
     s = S1 if 'VV' in bands else S2
     for b, x in bands.items():
-        _want('f' if s is S1 else 'ui', x.dtype, f'{name}: {b}')
+        _want('f' if s == S1 else 'ui', x.dtype, f'{name}: {b}')
         if x.shape not in [(n, n) for n in (120, 60, 20)]: raise BadInput(f'{name}: {b} has shape {x.shape}; expected 120, 60 or 20 square')
     (labels, notes, about), names = _ben2_about(folder, name), _order(bands, s)
     _, crs, (left, _, _, top) = patch_place(name)
     x = np.stack([zoom(p.astype('float32'), TILE/len(p), order=1, mode='nearest', grid_mode=True) for p in map(bands.get, names)])
-    yield from _cut(f'benv2{s.key}_{name}', s, names, 'dB' if s is S1 else 'DN', (x.shape[1:], (crs, left, top, 10, 10), lambda r, c: x), lambda r, c: (labels, notes), source='bigearthnet-lmdb', **about)
+    yield from _cut(f'benv2{s.key}_{name}', s, names, 'dB' if s == S1 else 'DN', (x.shape[1:], (crs, left, top, 10, 10), lambda r, c: x), lambda r, c: (labels, notes), source='bigearthnet-lmdb', **about)
 
 # %% ../nbs/02c_sources.ipynb #c73a0bba
 _STAC = re.compile(r'sen12floods_s([12])_source_(.+)_(\d{4})_(\d\d)_(\d\d)$')
@@ -210,7 +210,7 @@ def _flood_read(folder, item):
     if wet.lower() not in ('true', 'false'): raise BadInput(f"{seq}, {date}: FLOODING is '{wet}'; expected true or false")
     files = [f for f in sorted(d.glob('*.tif')) if band_name(f) and (not start or f.name.startswith(f'{start}_'))]
     bands, image = _by_band(files, s, f'{seq}/{start or date}')
-    unit = looks_like(glance(*files), s).kind if s is S1 else 'DN'
+    unit = looks_like(glance(*files), s).kind if s == S1 else 'DN'
     words = (('flooded area',)*(wet.lower() == 'true'), ('the answer is for the whole image',))
     yield from _cut(f'sen{key[1]}flood_{seq}_{start or date}', s, bands, unit, image, lambda r, c: words, time=pd.Timestamp(date).isoformat(), event=f'sen12flood_{seq}', source='sen12flood')
 

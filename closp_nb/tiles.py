@@ -110,7 +110,7 @@ def _path(raster): return Path(raster.name if hasattr(raster, 'transform') else 
 
 def _guess_names(x, s, path):
     "Names for unnamed bands, by their number and their darkest plane."
-    if s is S1 and len(x) == 2:
+    if s == S1 and len(x) == 2:
         a, b = (np.nanmedian(np.abs(p)) if np.nanmedian(p) < 0 else -np.nanmedian(p) for p in x)     # how weak each echo is
         return ['VH', 'VV'] if a > b else ['VV', 'VH']
     if len(x) == len(s.names) and len(x) != 13: return list(s.names)
@@ -183,7 +183,7 @@ def read_bands(
         raise BadInput(f'{folder}: several files for one band, or bands of both sensors; put each tile in a folder of its own')
     s = s or (S1 if radar else S2)
     if lack := [b for b in s.names if b not in by]: raise BadInput(f"{folder}: {s.name} needs {', '.join(s.names)}; missing: {', '.join(lack)}")
-    with _opened(by['VV' if s is S1 else 'B02']) as d:
+    with _opened(by['VV' if s == S1 else 'B02']) as d:
         win = Window(at[1], at[0], TILE, TILE) if at else Window(0, 0, d.width, d.height)
         full, shape, (bounds, crs, lonlat) = (d.height, d.width), (int(win.height), int(win.width)), _georef(d, win)
     planes = []
@@ -253,7 +253,7 @@ def write_tile(
     g = h5.create_group(tile.id)
     left, bottom, right, top = tile.bounds
     xs, ys = left + (np.arange(w)+.5)*(right-left)/w, top - (np.arange(h)+.5)*(top-bottom)/h
-    stored = np.rint(tile.pixels*10_000) if tile.sensor is S2 else tile.pixels
+    stored = np.rint(tile.pixels*10_000) if tile.sensor == S2 else tile.pixels
     g.create_dataset('image', data=stored.astype('float32'), chunks=stored.shape, **_PACK)
     g.create_dataset('coords', data=np.stack(np.meshgrid(xs, ys)).astype('float32'), chunks=(2, h, w), **_PACK)
     g.attrs.update(crs=int(tile.crs.split(':')[1]), timestamp=tile.time, labels=list(tile.labels), **({'event': tile.event} if tile.event else {}))
@@ -308,7 +308,7 @@ def _ordinary(x, s):
     v = x[:, ::4, ::4].copy()
     most = lambda ok, share: np.count_nonzero(ok) > share*v.size
     lo, hi = s.plausible[0]*s.stored_scale, s.plausible[1]*s.stored_scale
-    if s is S2: return v.min() >= lo and v.max() <= hi and most(v >= 0, .8) and most(v > 2, .5) and most(v > 255, .01)
+    if s == S2: return v.min() >= lo and v.max() <= hi and most(v >= 0, .8) and most(v > 2, .5) and most(v > 255, .01)
     return v.min() > -60 and v.max() < 15 and most(v < -.1, .8) and v[0].mean() > v[1].mean()
 
 def _image(path, key):
@@ -318,9 +318,9 @@ def _image(path, key):
         if len(shape) != 3 or shape[0] != len(s.bands): raise BadInput(f"{path}: tile '{key}' has an image of shape {shape}, {s.name} needs ({len(s.bands)}, {TILE}, {TILE}); is it in the right shard?")
         if dtype.kind != 'f': raise BadInput(f"{path}: tile '{key}' holds {dtype}, the corpus holds float32; fetch its shard again")
     x = read_array(path, key, 'image', fits).astype('float32', copy=False)
-    if _ordinary(x, s): return s, np.divide(x, np.float32(s.stored_scale), out=x) if s is S2 else x, (), False
-    x, notes = to_unit(x, s, 0. if s is S2 else None)        # the corpus was made from products without the offset
-    if s is S1 and np.nanmean(x[0, ::4, ::4]) < np.nanmean(x[1, ::4, ::4])-1: return s, x[::-1].copy(), notes + ('VH came first: swapped',), True
+    if _ordinary(x, s): return s, np.divide(x, np.float32(s.stored_scale), out=x) if s == S2 else x, (), False
+    x, notes = to_unit(x, s, 0. if s == S2 else None)        # the corpus was made from products without the offset
+    if s == S1 and np.nanmean(x[0, ::4, ::4]) < np.nanmean(x[1, ::4, ::4])-1: return s, x[::-1].copy(), notes + ('VH came first: swapped',), True
     return s, x, notes, True
 
 def read_corpus(

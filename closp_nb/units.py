@@ -117,10 +117,10 @@ def to_unit(
 )->tuple:              # pixels in the sensor's unit, notes of what was done; raises `BadInput`
     "Bring stored numbers to the unit of their sensor."
     x = np.array(x, 'float32')
-    if s.unit == 'reflectance' and s is not S2RGB: x[:, (x == s.nodata).all(0)] = np.nan
+    if s.unit == 'reflectance' and s != S2RGB: x[:, (x == s.nodata).all(0)] = np.nan
     if s.unit == 'dB': x[:, (x == 0).all(0)] = np.nan
     if not np.isfinite(x).any(): return x, ()                # `Tile` refuses it
-    if s is S2RGB: return convert(x, s, 'DN', s.offset), ('grey values of a picture turned back into reflectance; what was beyond its ends is lost',)
+    if s == S2RGB: return convert(x, s, 'DN', s.offset), ('grey values of a picture turned back into reflectance; what was beyond its ends is lost',)
     v = looks_like(x, s)
     if why := _contradiction(v, s, declared): raise BadInput(why)
     kind = declared or ('linear' if v.kind == 'amplitude' else v.kind)

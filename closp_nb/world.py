@@ -199,7 +199,7 @@ def _place(rng):
 def _source(rng, s, crisis):
     "The collection of the corpus that such a tile would come from."
     radar = {'flooded area': rng.choice(['sen1flood', 'mmflood']), 'earthquake damage': 'quakeset'}
-    return str(radar.get(crisis, 'benv2s1') if s is S1 else {'flooded area': 'sen2flood', 'burned area': 'cabuar'}.get(crisis, 'benv2s2'))
+    return str(radar.get(crisis, 'benv2s1') if s == S1 else {'flooded area': 'sen2flood', 'burned area': 'cabuar'}.get(crisis, 'benv2s2'))
 
 def make_tile(
     i:int,         # its number; even is Sentinel-1, odd is Sentinel-2
@@ -209,11 +209,11 @@ def make_tile(
     rng = np.random.default_rng([seed, i])
     s = (S1, S2)[i % 2]
     r, lon, lat, crs, crisis = _place(rng)
-    if s is S2 and crisis == 'earthquake damage': crisis = ''              # the corpus has no optical quakes
+    if s == S2 and crisis == 'earthquake damage': crisis = ''              # the corpus has no optical quakes
     cover = _strike(rng, crisis, _cover(rng, _weights(r.cover)))
     share = np.bincount(cover.ravel(), minlength=len(LABELS))/cover.size
     opt, sar, spread = signatures()
-    x = _optical(rng, cover, opt) if s is S2 else _radar(rng, cover, sar, spread)
+    x = _optical(rng, cover, opt) if s == S2 else _radar(rng, cover, sar, spread)
     source = _source(rng, s, crisis)
     names = [l for l, p in zip(LABELS, share) if p >= .04]
     if source.startswith('benv2'): names = [str(rng.choice(CORINE[l].split('; '))) for l in names]

@@ -82,7 +82,7 @@ def test_stac(tmp_path, g, style, baseline, offset):
         t = next(t for t in tiles(s) if at(t) == (120, 0))
         assert s.offset == offset and np.abs(t.pixels[S2.band('B08')] - cut(g.optical['B08'], t)).max() < 1e-4
         assert not np.isnan(t.cloud)
-    radar = [s for s in stac_scenes(path) if s.sensor is S1]
+    radar = [s for s in stac_scenes(path) if s.sensor == S1]
     assert len(radar) == (style == 'planetary-computer')
     for s in radar: assert np.abs(next(iter(tiles(s, at=[(120, 0)]))).pixels[1] - 10*np.log10(g.radar['VH'][120:, :120])).max() < 1e-3
 

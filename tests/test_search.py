@@ -63,7 +63,7 @@ def test_filtered_search_equals_brute_force(n, k, share, seed):
 def tile(s=S2, **kw):
     rng = np.random.default_rng(0)
     x = s.mean[:, None, None] + .1*s.std[:, None, None]*rng.standard_normal((len(s.bands), 120, 120))
-    source = 'benv2s2' if s is S2 else 'benv2s1'
+    source = 'benv2s2' if s == S2 else 'benv2s1'
     return Tile(**(dict(id=f'{source}_0', sensor=s, pixels=x, labels=('Mixed forest',), lonlat=(11., 48.), time='2021-07-01', crs='EPSG:32632', bounds=(600_000., 5_300_000., 601_200., 5_301_200.)) | kw))
 
 @pytest.mark.parametrize('make,words', [
@@ -88,7 +88,7 @@ def test_truncated_corpus(tmp_path):
     shard = tmp_path/'corpus'/'benv2s2_part1.h5'
     shard.write_bytes(shard.read_bytes()[:shard.stat().st_size//3])
     with pytest.raises(BadInput, match='fetch'): read_corpus(tmp_path/'corpus'/'crisislandmark.h5', 'benv2s2_0')
-    assert read_corpus(tmp_path/'corpus'/'crisislandmark.h5', 'benv2s1_0').sensor is S1
+    assert read_corpus(tmp_path/'corpus'/'crisislandmark.h5', 'benv2s1_0').sensor == S1
 
 def test_linear_radar_becomes_db(tmp_path):
     power = np.random.default_rng(0).gamma(4, .02, (2, 120, 120)).astype('float32')

@@ -63,7 +63,7 @@ def test_round_trip(key, copies):
     for t in tiles:
         assert t.pixels.shape == (len(t.sensor.bands), TILE, TILE) and t.pixels.dtype == np.float32 and t.sensor in src.sensors
         assert t.source == key and not any(str(d) in n for n in t.notes)
-        lo, hi = (-60, 25) if t.sensor is S1 else (-.01, 1.6)
+        lo, hi = (-60, 25) if t.sensor == S1 else (-.01, 1.6)
         assert lo < t.pixels.min() and t.pixels.max() < hi, 'in the unit of its sensor'
         assert t.time == '' or pd.Timestamp(t.time).isoformat() == t.time
     assert bool(tiles[0].crs) == (key != 'eurosat-rgb')
@@ -93,7 +93,7 @@ def test_bigearthnet_v2_folder_and_database_agree(copies):
     assert set(a) == set(b) and len(a) == 6
     for k, t in a.items():
         assert (t.labels, t.time, t.event, t.crs, t.bounds) == (b[k].labels, b[k].time, b[k].event, b[k].crs, b[k].bounds)
-        assert np.abs(t.pixels - b[k].pixels).max() < (.05 if t.sensor is S2 else 1e-4), 'two ways to interpolate'
+        assert np.abs(t.pixels - b[k].pixels).max() < (.05 if t.sensor == S2 else 1e-4), 'two ways to interpolate'
     cloudy = [t.id for t in a.values() if any('cloud' in n for n in t.notes)]
     assert len(cloudy) == 2 and all('28_57' in i for i in cloudy)
 
@@ -111,16 +111,16 @@ def test_sen12flood(stac, tmp_path):
     assert len(tiles) == 64 and not left
     assert {t.event for t in tiles} == {'sen12flood_0140'}
     assert {(t.sensor.key, t.time[:10], t.labels) for t in tiles} == {('s1', '2019-03-02', ()), ('s1', '2019-03-14', ('flooded area',)), ('s2', '2019-02-25', ()), ('s2', '2019-03-12', ('flooded area',))}
-    assert {t.crs for t in tiles if t.sensor is S1} == {'EPSG:4326'} and {t.crs for t in tiles if t.sensor is S2} == {'EPSG:32736'}
+    assert {t.crs for t in tiles if t.sensor == S1} == {'EPSG:4326'} and {t.crs for t in tiles if t.sensor == S2} == {'EPSG:32736'}
     assert all(t.id.startswith(f'sen{t.sensor.key[1]}flood_0140_') for t in tiles)
     assert all(33 < t.lonlat[0] < 36 and -21 < t.lonlat[1] < -19 for t in tiles)
 
 def test_sen12flood_in_decibels_is_read_too(tmp_path):
     d = write_sen12flood(tmp_path/'d')
-    want = [t.pixels for t in read('sen12flood', d)[0] if t.sensor is S1]
+    want = [t.pixels for t in read('sen12flood', d)[0] if t.sensor == S1]
     for f in d.glob('*/*_corrected_*.tif'):
         with rasterio.open(f, 'r+') as r: r.write(10*np.log10(r.read()))
-    got = [t.pixels for t in read('sen12flood', d)[0] if t.sensor is S1]
+    got = [t.pixels for t in read('sen12flood', d)[0] if t.sensor == S1]
     assert all(np.abs(a - b).max() < 1e-3 for a, b in zip(want, got))
 
 def test_mmflood_masks_by_share(tmp_path):
@@ -166,13 +166,13 @@ def test_eurosat_bands_are_taken_by_name(copies):
     t = next(t for t in read('eurosat', d)[0] if t.labels == ('River',))
     with rasterio.open(d/'EuroSAT_MS/River/River_1.tif') as r: x, box = r.read()/1e4, r.bounds
     for b in ('B8A', 'B09', 'B10', 'B12'): assert abs(t.pixels[S2L1C.band(b)].mean() - x[EUROSAT_BANDS.index(b)].mean()) < 1e-3
-    assert np.allclose(t.bounds, box) and all(t.sensor is S2L1C for t in read('eurosat', d)[0])
+    assert np.allclose(t.bounds, box) and all(t.sensor == S2L1C for t in read('eurosat', d)[0])
 
 def test_eurosat_rgb_stretch_is_undone(copies):
     a = {t.labels: t for t in read('eurosat', copies('eurosat'))[0]}
     for t in read('eurosat-rgb', copies('eurosat-rgb'))[0]:
         want = np.minimum(a[t.labels].pixels[[S2L1C.band(b) for b in ('B04', 'B03', 'B02')]], .275)
-        assert t.sensor is S2RGB and abs(t.pixels.mean() - want.mean()) < .006 and t.pixels.max() < .2751
+        assert t.sensor == S2RGB and abs(t.pixels.mean() - want.mean()) < .006 and t.pixels.max() < .2751
     assert len(EUROSAT) == 10
 
 # ---- damage

@@ -13,7 +13,7 @@ from closp_nb.world import build_world
 
 DB = 10/np.log(10)
 
-def pixels(s, n=16, seed=0): return np.random.default_rng(seed).normal(-12 if s is S1 else .3, 2 if s is S1 else .05, (len(s.bands), n, n)).astype('float32')
+def pixels(s, n=16, seed=0): return np.random.default_rng(seed).normal(-12 if s == S1 else .3, 2 if s == S1 else .05, (len(s.bands), n, n)).astype('float32')
 
 def as_before(x, s, rng):
     "The first version, which had no words: README's numbers were made with it."

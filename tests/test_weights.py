@@ -33,8 +33,8 @@ def tiles(s, n=2, size=64, seed=0):
 @pytest.mark.parametrize('s,channels', [(S1, 2), (S2, 13), (S2L1C, 13), (S2RGB, 3)], ids=lambda o: getattr(o, 'key', o))
 def test_channels_and_the_hole(s, channels):
     t = image_tower('resnet18', s).eval()
-    assert t.net.conv1.in_channels == channels and (t.hole == 10) == (s is S2)
-    if s is not S2: return
+    assert t.net.conv1.in_channels == channels and (t.hole == 10) == (s == S2)
+    if s != S2: return
     t.net.conv1.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
     seen, x = [], torch.randn(2, 12, 32, 32)
     for memory in (torch.contiguous_format, torch.channels_last):
@@ -47,7 +47,7 @@ def test_channels_and_the_hole(s, channels):
 def test_scalings_undo_ours(name, s):
     x, (gain, shift) = tiles(s).double(), scaling_map(s, name)
     got = scale(x, s)*gain + shift
-    mean, std = {'sensor': (s.mean, s.std), 'paper': (0., 1.), 'ssl4eo': ((-12.59, -20.26), (5.26, 5.91)) if s is S1 else (0., 1.)}[name]
+    mean, std = {'sensor': (s.mean, s.std), 'paper': (0., 1.), 'ssl4eo': ((-12.59, -20.26), (5.26, 5.91)) if s == S1 else (0., 1.)}[name]
     want = (x - torch.as_tensor(mean).double().expand(len(s.bands))[:, None, None])/torch.as_tensor(std).double().expand(len(s.bands))[:, None, None]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
@@ -84,13 +84,13 @@ def test_odd_heads():
 def test_torchgeos_tower_says_the_same(name, s):
     models = pytest.importorskip('torchgeo.models', reason='torchgeo is not installed; it would be the judge here')
     kind = models.ResNet50_Weights if name == 'resnet50' else models.ViTSmall16_Weights
-    w = kind.SENTINEL1_GRD_CLOSP if s is S1 else kind.SENTINEL2_ALL_CLOSP
+    w = kind.SENTINEL1_GRD_CLOSP if s == S1 else kind.SENTINEL2_ALL_CLOSP
     torch.manual_seed(0)
     theirs = getattr(models, 'resnet50' if name == 'resnet50' else 'vit_small_patch16_224')(in_chans=w.meta['in_chans']).eval()
     tower = image_tower(name, s, head=1000, scaling='paper').eval()
     tower.net.load_state_dict(theirs.state_dict())                                  # strict: the same names and shapes
     x = tiles(s, size=120)
-    raw = x if s is S1 else torch.cat([x[:, :10], torch.zeros(2, 1, 120, 120), x[:, 10:]], 1)*10_000
+    raw = x if s == S1 else torch.cat([x[:, :10], torch.zeros(2, 1, 120, 120), x[:, 10:]], 1)*10_000
     with torch.inference_mode(): torch.testing.assert_close(tower(scale(x, s)), theirs(w.transforms(raw.clone())), rtol=1e-4, atol=1e-4)
 
 # ---- readers
@@ -162,9 +162,9 @@ def test_torchgeo_knows_the_same_files():
         gain, shift = scaling_map(s, p.scaling)
         norm = [t for t in getattr(w.transforms, 'children', lambda: [])() if type(t).__name__ == 'Normalize']
         ours = scale(raw, s)*gain + shift
-        theirs = raw if s is S1 else torch.cat([raw[:, :10], torch.zeros_like(raw[:, :1]), raw[:, 10:]], 1)*10_000
+        theirs = raw if s == S1 else torch.cat([raw[:, :10], torch.zeros_like(raw[:, :1]), raw[:, 10:]], 1)*10_000
         for t in norm: theirs = t(theirs.clone())
-        torch.testing.assert_close(ours, theirs if s is S1 else theirs[:, [*range(10), 11, 12]], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs if s == S1 else theirs[:, [*range(10), 11, 12]], rtol=1e-4, atol=1e-4)
         seen += 1
     assert seen == 16
 
@@ -184,13 +184,13 @@ def test_round_trip(name, tmp_path):
     assert len(r.loaded) == len(judge.state_dict()) and not r.missing and not r.reshaped and bool(r.unexpected) == bool(p.extra)
     assert tower.pretrained == [f'net.{k}' for k in judge.state_dict()] and p.licence in str(said[0]) and ('not the published bytes' in str(said[0])) == bool(p.sha)
     x = tiles(s, size=224)
-    raw = x if s is S1 else torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1)
-    if s is S1 and p.scaling == 'ssl4eo': raw = (raw - torch.tensor([-12.59, -20.26])[:, None, None])/torch.tensor([5.26, 5.91])[:, None, None]
+    raw = x if s == S1 else torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1)
+    if s == S1 and p.scaling == 'ssl4eo': raw = (raw - torch.tensor([-12.59, -20.26])[:, None, None])/torch.tensor([5.26, 5.91])[:, None, None]
     with torch.inference_mode():
         want, got = judge(raw), tower.eval()(scale(x, s))
         assert (got - want).norm() <= 1e-5*want.norm()
         tower.load_state_dict(tower.state_dict() | {'gain': torch.ones_like(tower.gain), 'shift': torch.zeros_like(tower.shift)})
-        assert torch.equal(tower(x), judge(torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1) if s is S2 else x))     # the weights themselves, to the bit
+        assert torch.equal(tower(x), judge(torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1) if s == S2 else x))     # the weights themselves, to the bit
 
 def test_seeds(tmp_path):
     a, b, c = (torch.load(write_checkpoint('moco-s2-resnet18', tmp_path/str(i), seed=s), weights_only=True) for i, s in enumerate((0, 0, 1)))
@@ -328,10 +328,10 @@ def test_a_whole_model_becomes_ours(name, dims, tmp_path, capsys):
     assert model.scale == 1
     with torch.inference_mode():
         for s in (S1, S2):                                                                                  # their encode_image, with their names
-            x, tower = tiles(s, size=224), image_tower(published(name).tower.split('+')[0 if s is S1 else -1], s)
+            x, tower = tiles(s, size=224), image_tower(published(name).tower.split('+')[0 if s == S1 else -1], s)
             net = tower.net.eval()
             net.load_state_dict({k.removeprefix(f'{s.key}_encoder.'): v for k, v in theirs.items() if k.startswith(f'{s.key}_encoder.')})
-            dn = x if s is S1 else torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1)
+            dn = x if s == S1 else torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1)
             want = F.normalize(F.linear(net(dn), theirs[f'{s.key}_projection.weight'], theirs[f'{s.key}_projection.bias']), dim=1)
             torch.testing.assert_close(model.encode_image(s.key, scale(x, s)), want, rtol=0, atol=2e-5)
         tok = model.text.tok(TEXTS, padding='max_length', truncation=True, max_length=64, return_tensors='pt')   # as theirs pads
