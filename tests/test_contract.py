@@ -73,6 +73,17 @@ def test_numbers_are_their_own():
     odd = [b.name for b in CHAPTERS if not re.fullmatch(r'\d\d[a-z]?', b.number)]
     assert not odd, f'{odd}: name chapters NN_name.ipynb or NNa_name.ipynb'
 
+def test_tests_have_tests():
+    "A file that only says what it tests, tests nothing."
+    for p in (ROOT/'tests').rglob('test_*.py'):
+        named = {o.name for o in ast.walk(ast.parse(p.read_text(encoding='utf-8'))) if isinstance(o, ast.FunctionDef)}
+        assert any(n.startswith('test_') for n in named), f'{p.relative_to(ROOT)} holds no test; write some or remove it'
+
+def test_sensors_are_compared_by_what_they_are():
+    "An object that went through a process pool is another object."
+    bad = [f'{p.name}: {m[0]}' for p in [*LIB.rglob('*.py'), *(ROOT/'tests').rglob('*.py')] for m in re.finditer(r'\bis (not )?S(1|2|2L1C|2RGB)\b', p.read_text(encoding='utf-8'))]
+    assert not bad, f'{bad}: compare sensors with == and !=, not by identity'
+
 # ---- rule 2: every heavy library has one home
 
 HOME = {'torch': '04 05 05a 05b 06 07 08a 08b 08c 08d 08e 09 13f', 'torchvision': '05', 'timm': '05', 'transformers': '05', 'tokenizers': '05',

@@ -191,6 +191,16 @@ def test_new_land_by_hand():
     here = place_block(edge)[0]; over = next(x for x in step if place_block([[x, 45.]])[0] != here)
     assert not new_land([[over, 45.]], [[over - .002, 45.]])[0] and new_land([[over, 45.]], [[over - .2, 45.]])[0]    # over the border, but next door
 
+def test_unlabelled_tiles_are_left_out_and_told(place, tmp_path):
+    d, cat, model = place
+    f = cat.table.copy()
+    bare = np.flatnonzero(f.split == 'corpus')[:3]
+    for i in bare: f.at[i, 'labels'] = []
+    f.loc[bare, 'caption'] = ''
+    Index.build(model, Catalog(f), vectors(model, cat, 1.), d/'model').save(tmp_path/'index')
+    evals.evaluate(str(tmp_path/'index'), str(tmp_path/'out'))
+    assert 'Tiles without labels: 3; they are left out.' in (tmp_path/'out'/'table.md').read_text()
+
 def test_training_tiles_of_a_second_catalog(place):
     d, cat, _ = place
     corpus = cat.where(split='corpus')
