@@ -19,7 +19,7 @@ from closp_nb.world import build_world
 
 ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
 
-def start(argv): return subprocess.Popen([sys.executable, '-m', 'closp_nb.cli', *map(str, argv)], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def start(argv): return subprocess.Popen([sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 def files(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
 
@@ -46,7 +46,7 @@ def prepare(d):
     save_model(model, d/'model')
     Index.build(model, cat, model_folder=d/'model', progress=False).save(d/'old')
     parts = lambda out: ['embed', d/'world', '--model', d/'model', '--out', out, '--part', 8]
-    subprocess.run([sys.executable, '-m', 'closp_nb.cli', *map(str, parts(d/'vectors'))], env=ENV, check=True, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'closp_nb.cli.main', *map(str, parts(d/'vectors'))], env=ENV, check=True, capture_output=True)
     return {'corpus': (lambda out: ['corpus', 'build', out, d/'mmflood', d/'quakeset', d/'bigearthnet-v2', '--workers', 1], corpus),
             'train': (lambda out: ['train', d/'world', '--out', out, '--change', 'text=tiny,epochs=3,bs=8', '--every', 3], run),
             'embed': (parts, vectors), 'index': (lambda out: ['index', d/'vectors', '--model', d/'model', '--out', out], index)}

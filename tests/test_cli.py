@@ -9,7 +9,7 @@ SMALL = ['--n', '240', '--epochs', '2', '--offline', '--workers', '1']
 
 def closp(*argv, cwd, cache, **kw):
     env = os.environ | {'XDG_CACHE_HOME': str(cache), 'HF_HUB_OFFLINE': '1'}
-    return subprocess.run([sys.executable, '-m', 'closp_nb.cli', *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=400, **kw)
+    return subprocess.run([sys.executable, '-m', 'closp_nb.cli.main', *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=400, **kw)
 
 def refused(done, *words):
     "One line on standard error that names the mend, and no traceback."
@@ -96,7 +96,7 @@ def test_user_errors(place, argv, words):
 def test_a_kill_leaves_nothing_half(tmp_path):
     "Stopped in the middle, the demo leaves no output folder, and a second run with the same name works."
     env = os.environ | {'XDG_CACHE_HOME': str(tmp_path/'cache')}
-    p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli', 'demo', '--out', 'demo', '--n', '2000', '--offline', '--workers', '1', '--text', 'tiny'], cwd=tmp_path, env=env,
+    p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli.main', 'demo', '--out', 'demo', '--n', '2000', '--offline', '--workers', '1', '--text', 'tiny'], cwd=tmp_path, env=env,
                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.time() + 120
     while not (tmp_path/'.demo.part').exists() and time.time() < end: time.sleep(.2)

@@ -104,7 +104,7 @@ def python(*args):
     p = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     return p.returncode, p.stdout + p.stderr, time.perf_counter() - t
 
-@pytest.mark.parametrize('module', ['closp_nb', 'closp_nb.metrics', 'closp_nb.cli'])
+@pytest.mark.parametrize('module', ['closp_nb', 'closp_nb.evaluation.metrics', 'closp_nb.cli.main'])
 def test_light_imports(module):
     rc, out, _ = python('-c', f'import sys, {module}; print("loaded:", *[m for m in {HEAVY} if m in sys.modules])')
     assert rc == 0, f'import {module} fails; write its chapter or mend it\n{out}'
@@ -257,7 +257,7 @@ def test_users_need_no_nbdev():
     needy = [p.name for p in MODULES if {'nbdev', 'execnb'} & {n.partition('.')[0] for n in imports(p.read_text(encoding='utf-8'))}]
     assert not needy, f'{needy} import nbdev; keep it out of exported cells'
 
-@pytest.mark.parametrize('limit,args', [(.3, ('-c', 'import closp_nb')), (1, ('-m', 'closp_nb.cli', '--help'))], ids=['import', 'help'])
+@pytest.mark.parametrize('limit,args', [(.3, ('-c', 'import closp_nb')), (1, ('-m', 'closp_nb.cli.main', '--help'))], ids=['import', 'help'])
 def test_starts_fast(limit, args):
     runs = [python(*args) for _ in range(3)]
     assert runs[0][0] == 0, f'python {" ".join(args)} fails; mend it\n{runs[0][1]}'

@@ -127,7 +127,7 @@ def test_another_plan_is_refused(copies, tmp_path):
     assert (tmp_path/'y.building'/'thesis.txt').exists()
 
 def test_another_split_needs_no_new_reading(copies, tmp_path, monkeypatch):
-    import closp_nb.corpus as c
+    from closp_nb import corpus as c
     whole = c._finish
     monkeypatch.setattr(c, '_finish', lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): build(tmp_path/'x', copies/'mmflood')
@@ -203,7 +203,7 @@ def test_labels_of_another_language_are_counted(copies, tmp_path):
 def dies(*args): os.kill(os.getpid(), signal.SIGKILL)
 
 def test_a_worker_that_dies_is_told(copies, tmp_path, monkeypatch):
-    import closp_nb.corpus as c
+    from closp_nb import corpus as c
     monkeypatch.setattr(c, '_chunk', dies)
     with pytest.raises(BadInput, match='ended from outside'): build(tmp_path/'c', copies/'mmflood', workers=2)
     monkeypatch.undo()

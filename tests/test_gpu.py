@@ -34,8 +34,8 @@ def on_processor(monkeypatch):
     "Run a function as if there were no GPU."
     def f(g, *args, **kw):
         with monkeypatch.context() as m:
-            m.setattr('closp_nb.bridge.best_device', lambda: torch.device('cpu'))
-            m.setattr('closp_nb.learner.best_device', lambda: torch.device('cpu'))
+            m.setattr('closp_nb.models.inference.best_device', lambda: torch.device('cpu'))
+            m.setattr('closp_nb.training.learner.best_device', lambda: torch.device('cpu'))
             return g(*args, **kw)
     return f
 
@@ -120,7 +120,7 @@ def test_nan_names_its_tiles(cat, tmp_path):
 
 @pytest.mark.skipif(torch.cuda.device_count() != 1, reason='asks what one GPU answers')
 def test_more_processes_than_gpus():
-    with pytest.raises(BadInput) as e: launch('closp_nb.train.train', 2)
+    with pytest.raises(BadInput) as e: launch('closp_nb.training.train.train', 2)
     one_line(e, 'this machine has 1', 'CUDA_VISIBLE_DEVICES')
 
 # ---- embedding and search

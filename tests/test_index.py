@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from shapely.geometry import Point
 
-import closp_nb.kinds as kinds
+from closp_nb import kinds
 from closp_nb.bridge import CLOSP_NB, fingerprint, new_model
 from closp_nb.catalog import to_catalog
 from closp_nb.core import BadInput
@@ -188,7 +188,7 @@ def test_every_file_is_watched(folder, kind):
     assert len(Index.load(d)) == 60
 
 def test_large_files_by_size_and_whole(folder, monkeypatch):
-    import closp_nb.index as ix
+    from closp_nb import index as ix
     d = folder()
     monkeypatch.setattr(ix, 'SUMMED', 1_000)
     p = d/'vectors.npy'

@@ -37,7 +37,7 @@ def free_port():
 def served(words, d):
     "Run `closp explore` with these words; gives its address."
     port, env = free_port(), os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1')
-    with open(d/'log', 'w') as log: p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli', 'explore', *words, '--quiet', '--port', str(port)], cwd=d, env=env, stdout=log, stderr=log)
+    with open(d/'log', 'w') as log: p = subprocess.Popen([sys.executable, '-m', 'closp_nb.cli.main', 'explore', *words, '--quiet', '--port', str(port)], cwd=d, env=env, stdout=log, stderr=log)
     try:
         for _ in range(240):
             if p.poll() is not None: pytest.fail((d/'log').read_text()[-3000:])
@@ -203,7 +203,7 @@ def test_no_file_can_be_reached(url, path):
     assert e.value.code in (403, 404)
 
 def test_what_cannot_be_opened_is_one_line(tmp_path, home):
-    go = lambda *argv: subprocess.run([sys.executable, '-m', 'closp_nb.cli', 'explore', *argv, '--quiet'], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
+    go = lambda *argv: subprocess.run([sys.executable, '-m', 'closp_nb.cli.main', 'explore', *argv, '--quiet'], cwd=tmp_path, env=os.environ | dict(PYTHONPATH=str(ROOT)), capture_output=True, text=True, timeout=120)
     done = go('nowhere')
     assert done.returncode == 1 and 'no index folder' in done.stderr and 'Traceback' not in done.stderr
     done = go('nowhere', '--port', '0')

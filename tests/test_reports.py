@@ -310,7 +310,7 @@ def test_pictures_that_cannot_be_drawn_are_told(place, tmp_path, capsys):
 
 # --- the shell --------------------------------------------------------------------------------------------------
 
-def closp(*argv, cwd): return subprocess.run([sys.executable, '-m', 'closp_nb.cli', *map(str, argv)], cwd=cwd, env=os.environ | {'HF_HUB_OFFLINE': '1'}, capture_output=True, text=True, timeout=300)
+def closp(*argv, cwd): return subprocess.run([sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)], cwd=cwd, env=os.environ | {'HF_HUB_OFFLINE': '1'}, capture_output=True, text=True, timeout=300)
 
 def test_commands(place, tmp_path):
     d, _, _ = place
