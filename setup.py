@@ -16,7 +16,7 @@ setup(
     url='https://github.com/closp-nb/closp_nb', python_requires='>=' + cfg['min_python'],
     classifiers=['Intended Audience :: Science/Research', 'Topic :: Scientific/Engineering :: GIS', 'Typing :: Typed',
                  *(f'Programming Language :: Python :: {v}' for v in cfg['pythons'].split())],
-    packages=find_packages(include=['closp_nb', 'closp_nb.*']), package_data={'closp_nb': ['py.typed', 'data/*.csv', 'data/*.geojson']},
+    packages=find_packages(include=['closp_nb', 'closp_nb.*']), package_data={'closp_nb': ['py.typed', 'assets/*.csv', 'assets/*.geojson']},
     install_requires=cfg['requirements'].split(), extras_require=needs,
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

@@ -2,6 +2,7 @@
 
 python tests/kills.py KILLS [JOB ...]      # kills for each job; ends with what was found
 """
+
 import os, random, signal, subprocess, sys, tempfile, time
 from dataclasses import replace
 from pathlib import Path
@@ -10,105 +11,166 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from closp_nb.bridge import CLOSP_NB, fingerprint, load_model, new_model, save_model
-from closp_nb.catalog import Catalog
-from closp_nb.index import Index
-from closp_nb.layouts import WRITERS
-from closp_nb.survey import open_catalog
-from closp_nb.world import build_world
+from closp_nb.models.config import CLOSP_NB
+from closp_nb.models.folder import fingerprint, load_model, save_model
+from closp_nb.models.closp import new_model
+from closp_nb.data.catalog import Catalog
+from closp_nb.search.index import Index
+from closp_nb.synthetic.archives import WRITERS
+from closp_nb.data.catalog import open_catalog
+from closp_nb.synthetic.world import build_world
 
 ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
 
-def start(argv): return subprocess.Popen([sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)], env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-def files(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+def start(argv):
+    return subprocess.Popen(
+        [sys.executable, '-m', 'closp_nb.cli.main.main', *map(str, argv)],
+        env=ENV,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(Path(folder).rglob('*')) if p.is_file()}
+
 
 def corpus(out):
-    assert len(Catalog.load(out/'catalog.parquet')), 'an empty corpus'
+    assert len(Catalog.load(out / 'catalog.parquet')), 'an empty corpus'
     return files(out)
 
-def run(out): return fingerprint(load_model(out/'model')), (out/'log.csv').read_bytes()
 
-def vectors(out): return {k: v for k, v in files(out).items() if k.endswith('.npy')}
+def run(out):
+    return fingerprint(load_model(out / 'model')), (out / 'log.csv').read_bytes()
+
+
+def vectors(out):
+    return {k: v for k, v in files(out).items() if k.endswith('.npy')}
+
 
 def index(out):
     ix = Index.load(out)
     s, r = ix.search(np.eye(3, ix.about['dim'], dtype='f4'), 5)
     return len(ix), s.tolist(), ix.cat.table.id.iloc[r.ravel()].tolist()
 
+
 def prepare(d):
     "Name -> (command, what is left, how to look at it: equal for equal results)."
-    for key in ('mmflood', 'quakeset', 'bigearthnet-v2'): WRITERS[key](d/key)
-    cat = build_world(d/'world', 160, share=.5, geotiffs=0, progress=False)
-    more = build_world(d/'more', 120, seed=1, geotiffs=0, progress=False)
+    for key in ('mmflood', 'quakeset', 'bigearthnet-v2'):
+        WRITERS[key](d / key)
+    cat = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
+    more = build_world(d / 'more', 120, seed=1, geotiffs=0, progress=False)
     assert not set(more.table.id) & set(cat.table.id)
     model = new_model(replace(CLOSP_NB, text='tiny')).eval()
-    save_model(model, d/'model')
-    Index.build(model, cat, model_folder=d/'model', progress=False).save(d/'old')
-    parts = lambda out: ['embed', d/'world', '--model', d/'model', '--out', out, '--part', 8]
-    subprocess.run([sys.executable, '-m', 'closp_nb.cli.main', *map(str, parts(d/'vectors'))], env=ENV, check=True, capture_output=True)
-    return {'corpus': (lambda out: ['corpus', 'build', out, d/'mmflood', d/'quakeset', d/'bigearthnet-v2', '--workers', 1], corpus),
-            'train': (lambda out: ['train', d/'world', '--out', out, '--change', 'text=tiny,epochs=3,bs=8', '--every', 3], run),
-            'embed': (parts, vectors), 'index': (lambda out: ['index', d/'vectors', '--model', d/'model', '--out', out], index)}
+    save_model(model, d / 'model')
+    Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'old')
+    parts = lambda out: ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
+    subprocess.run(
+        [sys.executable, '-m', 'closp_nb.cli.main.main', *map(str, parts(d / 'vectors'))],
+        env=ENV,
+        check=True,
+        capture_output=True,
+    )
+    return {
+        'corpus': (
+            lambda out: ['corpus', 'build', out, d / 'mmflood', d / 'quakeset', d / 'bigearthnet-v2', '--workers', 1],
+            corpus,
+        ),
+        'train': (
+            lambda out: ['train', d / 'world', '--out', out, '--change', 'text=tiny,epochs=3,bs=8', '--every', 3],
+            run,
+        ),
+        'embed': (parts, vectors),
+        'index': (lambda out: ['index', d / 'vectors', '--model', d / 'model', '--out', out], index),
+    }
+
 
 def attack(name, command, look, kills, d, rng):
     "One job: once in peace, then killed so many times and called again."
     begun = time.time()
-    calm = start(command(d/f'{name}-calm'))
+    calm = start(command(d / f'{name}-calm'))
     said = calm.communicate()[1]
-    if calm.returncode: return [f'fails in peace: {said[-300:]}']
-    took, want, out, found, done, finished = time.time() - begun, look(d/f'{name}-calm'), d/name, [], 0, 0
+    if calm.returncode:
+        return [f'fails in peace: {said[-300:]}']
+    took, want, out, found, done, finished = time.time() - begun, look(d / f'{name}-calm'), d / name, [], 0, 0
     while done < kills:
-        again = ['--resume'] if name == 'train' and (out/'checkpoints').exists() else []
+        again = ['--resume'] if name == 'train' and (out / 'checkpoints').exists() else []
         p = start([*command(out), *again])
-        try: said = p.communicate(timeout=rng.uniform(.2, 1.1)*took)[1]
+        try:
+            said = p.communicate(timeout=rng.uniform(0.2, 1.1) * took)[1]
         except subprocess.TimeoutExpired:
             os.killpg(p.pid, signal.SIGKILL)
             p.communicate()
             done += 1
         else:
             finished += 1
-            if p.returncode: found.append(f'kill {done}: called again it says {said[-300:]}')
-            elif look(out) != want: found.append(f'kill {done}: another result')
-            out = d/f'{name}{finished}'                       # begin anew
+            if p.returncode:
+                found.append(f'kill {done}: called again it says {said[-300:]}')
+            elif look(out) != want:
+                found.append(f'kill {done}: another result')
+            out = d / f'{name}{finished}'  # begin anew
             continue
-        if name in ('corpus', 'index') and out.exists():      # these have their name only when they are whole
-            try: whole = look(out) == want
-            except Exception as e: whole = found.append(f'kill {done}: {type(e).__name__} {e}')
-            if whole is False: found.append(f'kill {done}: half a result under its name')
-            out = d/f'{name}-{done}'
-    p = start([*command(out), *(['--resume'] if name == 'train' and (out/'checkpoints').exists() else [])])
+        if name in ('corpus', 'index') and out.exists():  # these have their name only when they are whole
+            try:
+                whole = look(out) == want
+            except Exception as e:
+                whole = found.append(f'kill {done}: {type(e).__name__} {e}')
+            if whole is False:
+                found.append(f'kill {done}: half a result under its name')
+            out = d / f'{name}-{done}'
+    p = start([*command(out), *(['--resume'] if name == 'train' and (out / 'checkpoints').exists() else [])])
     said = p.communicate()[1]
-    if p.returncode: found.append(f'at last: {said[-300:]}')
-    elif look(out) != want: found.append('at last: another result')
-    print(f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker than the kill, {len(found)} findings', *found, sep='\n   ', flush=True)
+    if p.returncode:
+        found.append(f'at last: {said[-300:]}')
+    elif look(out) != want:
+        found.append('at last: another result')
+    print(
+        f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker than the kill, {len(found)} findings',
+        *found,
+        sep='\n   ',
+        flush=True,
+    )
     return found
+
 
 def adding(kills, d, rng):
     "`closp add` and `closp remove` on an index that people ask: it is the old one or the new one."
-    old, found, quick, done = len(Index.load(d/'old')), [], 0, 0
-    ids = open_catalog(d/'more', progress=False).table.id
-    (d/'ids.csv').write_text('\n'.join(['id', *ids]))
-    both = {True: ['add', d/'old', d/'more'], False: ['remove', d/'old', d/'ids.csv']}
+    old, found, quick, done = len(Index.load(d / 'old')), [], 0, 0
+    ids = open_catalog(d / 'more', progress=False).table.id
+    (d / 'ids.csv').write_text('\n'.join(['id', *ids]))
+    both = {True: ['add', d / 'old', d / 'more'], False: ['remove', d / 'old', d / 'ids.csv']}
     begun = time.time()
     start(both[True]).communicate()
-    took, whole = time.time() - begun, len(Index.load(d/'old'))
+    took, whole = time.time() - begun, len(Index.load(d / 'old'))
     assert whole == old + len(ids)
     while done < kills:
-        p = start(both[index(d/'old')[0] == old])
-        try: p.communicate(timeout=rng.uniform(.3, 1)*took)
+        p = start(both[index(d / 'old')[0] == old])
+        try:
+            p.communicate(timeout=rng.uniform(0.3, 1) * took)
         except subprocess.TimeoutExpired:
             os.killpg(p.pid, signal.SIGKILL)
             p.communicate()
             done += 1
-        else: quick += 1
-        try: n = index(d/'old')[0]
+        else:
+            quick += 1
+        try:
+            n = index(d / 'old')[0]
         except Exception as e:
             found.append(f'kill {done}: {type(e).__name__} {e}')
             break
-        if n not in (old, whole): found.append(f'kill {done}: {n} tiles, {old} or {whole} expected')
-    print(f'add and remove: {took:.1f} s in peace, {done} kills, {quick} runs that were quicker, {len(found)} findings', *found, sep='\n   ', flush=True)
+        if n not in (old, whole):
+            found.append(f'kill {done}: {n} tiles, {old} or {whole} expected')
+    print(
+        f'add and remove: {took:.1f} s in peace, {done} kills, {quick} runs that were quicker, {len(found)} findings',
+        *found,
+        sep='\n   ',
+        flush=True,
+    )
     return found
+
 
 if __name__ == '__main__':
     kills, names, rng = int(sys.argv[1]), sys.argv[2:], random.Random(0)
@@ -116,5 +178,6 @@ if __name__ == '__main__':
         d = Path(tmp)
         jobs = prepare(d)
         bad = [n for n in names or jobs if n != 'add' and attack(n, *jobs[n], kills, d, rng)]
-        if not names or 'add' in names: bad += ['add']*bool(adding(kills, d, rng))
+        if not names or 'add' in names:
+            bad += ['add'] * bool(adding(kills, d, rng))
     sys.exit(bool(bad))

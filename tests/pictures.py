@@ -1,4 +1,5 @@
 "Take the pictures of tutorial B: python tests/pictures.py demo/index demo/world"
+
 import io, sys, tempfile
 from pathlib import Path
 
@@ -6,28 +7,36 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from test_page import CHROMIUM, FLAGS, ROOT, ask, click, second, served
 
-OUT = ROOT/'nbs'/'images'
+OUT = ROOT / 'nbs' / 'images'
+
 
 def keep(page, name, width, **kw):
     "A screenshot as a small JPEG."
-    with Image.open(io.BytesIO(page.screenshot(**kw))) as p: p.convert('RGB').resize((width, round(p.height*width/p.width)), Image.LANCZOS).save(OUT/f'{name}.jpg', quality=72, optimize=True)
+    with Image.open(io.BytesIO(page.screenshot(**kw))) as p:
+        p.convert('RGB').resize((width, round(p.height * width / p.width)), Image.LANCZOS).save(
+            OUT / f'{name}.jpg', quality=72, optimize=True
+        )
+
 
 def visit(browser, url, size):
     page = browser.new_page(viewport=dict(width=size[0], height=size[1]))
     page.goto(url, timeout=90_000)
     page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
-    print(f'{size}: first answer after {ask(page, "flooded area near water"):.2f} s, the next after {ask(page, "flooded area"):.2f} and {ask(page, "flooded area near crops"):.2f} s')
+    print(
+        f'{size}: first answer after {ask(page, "flooded area near water"):.2f} s, the next after {ask(page, "flooded area"):.2f} and {ask(page, "flooded area near crops"):.2f} s'
+    )
     click(page, 'why', 1)
     page.wait_for_selector('section[aria-label=evidence] img')
-    page.wait_for_timeout(1500)               # the map comes to rest
+    page.wait_for_timeout(1500)  # the map comes to rest
     return page
+
 
 if __name__ == '__main__':
     index, train = (Path(a).resolve() for a in sys.argv[1:])
     with sync_playwright() as p, tempfile.TemporaryDirectory() as d:
         b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         for mode in ('light', 'dark'):
-            with served([str(index), '--train', str(train), *['--dark']*(mode == 'dark')], Path(d)) as url:
+            with served([str(index), '--train', str(train), *['--dark'] * (mode == 'dark')], Path(d)) as url:
                 page = visit(b, url, (1440, 1000))
                 keep(page, f'page_wide_{mode}', 900)
                 if mode == 'light':

@@ -1,4 +1,5 @@
 "The promises that hold the house together. Each failure says how to mend it; CONTRIBUTING.md says why."
+
 import ast, json, os, re, runpy, shutil, subprocess, sys, time, types
 from configparser import ConfigParser
 from pathlib import Path
@@ -7,63 +8,86 @@ import pytest
 import readme
 
 ROOT = Path(__file__).resolve().parent.parent
-LIB, NBS = ROOT/'closp_nb', ROOT/'nbs'
+LIB, NBS = ROOT / 'closp_nb', ROOT / 'nbs'
 MEND = 'run nbdev_export and nbdev_clean, and commit the notebook and its module together'
 
 # ---- reading notebooks
 
+
 class Book:
     "A notebook, looked at from outside."
+
     def __init__(self, path):
         self.path, self.name, self.number = path, path.stem, path.stem.partition('_')[0]
         self.cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-        for c in self.cells: c['source'] = ''.join(c['source'])
+        for c in self.cells:
+            c['source'] = ''.join(c['source'])
         self.code = [c for c in self.cells if c['cell_type'] == 'code']
         self.exports = [c for c in self.code if re.search(r'^#\s*\|\s*export[si]?\b', c['source'], flags=re.M)]
         self.lessons = [c for c in self.code if c not in self.exports]
         m = re.search(r'^#\s*\|\s*default_exp\s+(\S+)', '\n'.join(c['source'] for c in self.code), flags=re.M)
         self.module = m and m[1]
-    def __repr__(self): return self.name
+
+    def __repr__(self):
+        return self.name
+
 
 BOOKS = [Book(p) for p in sorted(NBS.rglob('*.ipynb')) if not any(o[0] in '._' for o in p.relative_to(ROOT).parts)]
 CHAPTERS = [b for b in BOOKS if b.module]
-NUMBER = {b.module: b.number for b in CHAPTERS}    # '03' < '03a' < '04' as text
+NUMBER = {b.module: b.number for b in CHAPTERS}  # '03' < '03a' < '04' as text
 MODULES = sorted(p for p in LIB.glob('*.py') if p.name[0] != '_')
 each_chapter = pytest.mark.parametrize('book', CHAPTERS, ids=repr)
 
+
 def tree(
-    source  # of a cell or module; IPython's magics are left out
+    source,  # of a cell or module; IPython's magics are left out
 ):
     "Its syntax tree."
     return ast.parse(re.sub(r'^\s*[%!].*$', 'pass', source, flags=re.M))
 
+
 def imports(
-    source  # of a cell or module
-):          # full names of all modules it may import, inside functions too
+    source,  # of a cell or module
+):  # full names of all modules it may import, inside functions too
     "What code imports; a relative import counts from closp_nb."
     res = set()
     for o in ast.walk(tree(source)):
-        if isinstance(o, ast.Import): res |= {a.name for a in o.names}
+        if isinstance(o, ast.Import):
+            res |= {a.name for a in o.names}
         elif isinstance(o, ast.ImportFrom):
-            base = '.'.join(filter(None, ['closp_nb'*(o.level > 0), o.module]))
+            base = '.'.join(filter(None, ['closp_nb' * (o.level > 0), o.module]))
             res |= {f'closp_nb.{a.name}' for a in o.names} if base == 'closp_nb' else {base}
-        elif isinstance(o, ast.Call) and getattr(o.func, 'attr', getattr(o.func, 'id', '')) in ('import_module', '__import__'):
+        elif isinstance(o, ast.Call) and getattr(o.func, 'attr', getattr(o.func, 'id', '')) in (
+            'import_module',
+            '__import__',
+        ):
             res |= {a.value for a in o.args[:1] if isinstance(a, ast.Constant)}
     return res
 
-def ours(names): return {n.split('.')[1] for n in names if n.startswith('closp_nb.')}
 
-def lines(source): return [l for l in source.splitlines() if l.strip() and not l.strip().startswith('#')]
+def ours(names):
+    return {n.split('.')[1] for n in names if n.startswith('closp_nb.')}
+
+
+def lines(source):
+    return [l for l in source.splitlines() if l.strip() and not l.strip().startswith('#')]
+
 
 # ---- rule 1: a notebook imports only lower numbers
+
 
 @each_chapter
 def test_imports_only_lower_numbers(book):
     names = {n for c in book.code for n in ours(imports(c['source']))} & (set(NUMBER) | {p.stem for p in MODULES})
     orphans = sorted(n for n in names if n not in NUMBER)
-    assert not orphans, f'{book} imports closp_nb.{orphans[0]}, which no notebook exports; add its notebook or drop the import'
+    assert not orphans, (
+        f'{book} imports closp_nb.{orphans[0]}, which no notebook exports; add its notebook or drop the import'
+    )
     high = sorted(n for n in names if NUMBER[n] >= book.number)
-    assert not high, f'{book} imports {", ".join(f"{n} ({NUMBER[n]})" for n in high)}; move what it needs to a lower number, or this lesson to a later chapter'
+    assert not high, (
+        f'{book} imports {", ".join(f"{n} ({NUMBER[n]})" for n in high)}; move what it needs to a lower number, or this lesson to a later chapter'
+    )
+
 
 def test_numbers_are_their_own():
     for what in ('number', 'module'):
@@ -73,74 +97,132 @@ def test_numbers_are_their_own():
     odd = [b.name for b in CHAPTERS if not re.fullmatch(r'\d\d[a-z]?', b.number)]
     assert not odd, f'{odd}: name chapters NN_name.ipynb or NNa_name.ipynb'
 
+
 def test_tests_have_tests():
     "A file that only says what it tests, tests nothing."
-    for p in (ROOT/'tests').rglob('test_*.py'):
+    for p in (ROOT / 'tests').rglob('test_*.py'):
         named = {o.name for o in ast.walk(ast.parse(p.read_text(encoding='utf-8'))) if isinstance(o, ast.FunctionDef)}
-        assert any(n.startswith('test_') for n in named), f'{p.relative_to(ROOT)} holds no test; write some or remove it'
+        assert any(n.startswith('test_') for n in named), (
+            f'{p.relative_to(ROOT)} holds no test; write some or remove it'
+        )
+
 
 def test_sensors_are_compared_by_what_they_are():
     "An object that went through a process pool is another object."
-    bad = [f'{p.name}: {m[0]}' for p in [*LIB.rglob('*.py'), *(ROOT/'tests').rglob('*.py')] for m in re.finditer(r'\bis (not )?S(1|2|2L1C|2RGB)\b', p.read_text(encoding='utf-8'))]
+    bad = [
+        f'{p.name}: {m[0]}'
+        for p in [*LIB.rglob('*.py'), *(ROOT / 'tests').rglob('*.py')]
+        for m in re.finditer(r'\bis (not )?S(1|2|2L1C|2RGB)\b', p.read_text(encoding='utf-8'))
+    ]
     assert not bad, f'{bad}: compare sensors with == and !=, not by identity'
+
 
 # ---- rule 2: every heavy library has one home
 
-HOME = {'torch': '04 05 05a 05b 06 07 08a 08b 08c 08d 08e 09 13f', 'torchvision': '05', 'timm': '05', 'transformers': '05', 'tokenizers': '05',
-        'huggingface_hub': '05 05a', 'safetensors': '02b 02c 05 05a 06 08c', 'lmdb': '02b 02c', 'fastai': '08a 08b 08c 08d 08e 09', 'accelerate': '09',
-        'faiss': '09a 10 13f', 'dask': '10a', 'sklearn': '09 12', 'seaborn': '02j 12 12d', 'ipywidgets': '11c 13 13d', 'ipyleaflet': '11c', 'ipyevents': '13', 'rasterio': '02 02b 02c 02d 02e', 'pystac': '02f', 'h5py': '01a 02 02b 02c 02i',
-        'hdf5plugin': '01a 02 02b 02c', 'pyproj': '02 10c', 'geopandas': '02a 10c', 'pyogrio': '02a', 'shapely': '02a 10c'}
+HOME = {
+    'torch': '04 05 05a 05b 06 07 08a 08b 08c 08d 08e 09 13f',
+    'torchvision': '05',
+    'timm': '05',
+    'transformers': '05',
+    'tokenizers': '05',
+    'huggingface_hub': '05 05a',
+    'safetensors': '02b 02c 05 05a 06 08c',
+    'lmdb': '02b 02c',
+    'fastai': '08a 08b 08c 08d 08e 09',
+    'accelerate': '09',
+    'faiss': '09a 10 13f',
+    'dask': '10a',
+    'sklearn': '09 12',
+    'seaborn': '02j 12 12d',
+    'ipywidgets': '11c 13 13d',
+    'ipyleaflet': '11c',
+    'ipyevents': '13',
+    'rasterio': '02 02b 02c 02d 02e',
+    'pystac': '02f',
+    'h5py': '01a 02 02b 02c 02i',
+    'hdf5plugin': '01a 02 02b 02c',
+    'pyproj': '02 10c',
+    'geopandas': '02a 10c',
+    'pyogrio': '02a',
+    'shapely': '02a 10c',
+}
 HEAVY = 'torch fastai faiss rasterio ipywidgets geopandas h5py'.split()
+
 
 @each_chapter
 def test_heavy_libraries_stay_home(book):
     roots = {n.partition('.')[0] for c in book.exports for n in imports(c['source'])}
     away = sorted(r for r in roots if book.number not in HOME.get(r, book.number).split())
-    assert not away, f'{book} exports code that imports {", ".join(f"{r} (lives in {HOME[r]})" for r in away)}; ask a function of that chapter instead'
+    assert not away, (
+        f'{book} exports code that imports {", ".join(f"{r} (lives in {HOME[r]})" for r in away)}; ask a function of that chapter instead'
+    )
+
 
 def python(*args):
     "Run this Python from the checkout; returns (exit status, output, seconds)."
     t = time.perf_counter()
-    p = subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    p = subprocess.run(
+        [sys.executable, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     return p.returncode, p.stdout + p.stderr, time.perf_counter() - t
 
-@pytest.mark.parametrize('module', ['closp_nb', 'closp_nb.evaluation.metrics', 'closp_nb.cli.main'])
+
+@pytest.mark.parametrize('module', ['closp_nb', 'closp_nb.evaluation.metrics', 'closp_nb.cli.main.main'])
 def test_light_imports(module):
     rc, out, _ = python('-c', f'import sys, {module}; print("loaded:", *[m for m in {HEAVY} if m in sys.modules])')
     assert rc == 0, f'import {module} fails; write its chapter or mend it\n{out}'
     loaded = out.partition('loaded:')[2].split()
     assert not loaded, f'import {module} loads {loaded}; import them inside the functions that need them'
 
+
 # ---- rule 3: training and search never meet
+
 
 def reach(module):
     "All modules of the package that a module imports, directly or through others."
     seen, todo = set(), [module]
     while todo:
-        p = LIB/f'{todo.pop()}.py'
+        p = LIB / f'{todo.pop()}.py'
         new = ours(imports(p.read_text(encoding='utf-8'))) - seen if p.exists() else set()
-        seen |= new; todo += new
+        seen |= new
+        todo += new
     return seen
+
 
 @pytest.mark.parametrize('a,b', [('train', 'index'), ('train', 'query'), ('index', 'train'), ('query', 'train')])
 def test_training_and_search_never_meet(a, b):
     via = sorted(m for m in reach(a) if b in reach(m) | {m})
-    assert not via, f'closp_nb.{a} reaches closp_nb.{b} through {via}; hand over by the model folder and the index folder instead'
+    assert not via, (
+        f'closp_nb.{a} reaches closp_nb.{b} through {via}; hand over by the model folder and the index folder instead'
+    )
+
 
 # rule 4, a clean tree, is held by test_notebooks.py
 
 # ---- budgets
 
+
 @each_chapter
 def test_page_starts_with_its_promise(book):
     first = book.cells[0]
-    assert first['cell_type'] == 'markdown' and re.fullmatch(r'# [^\n]+\n+> [^\n]+\n*', first['source']), \
+    assert first['cell_type'] == 'markdown' and re.fullmatch(r'# [^\n]+\n+> [^\n]+\n*', first['source']), (
         f'{book}: the first cell holds only "# Noun" and "> one-line promise"; move the rest to the second cell (nbdev drops it otherwise)'
+    )
+
 
 def asserts(source):
     "Does code check something?"
     called = lambda o: getattr(o.func, 'attr', getattr(o.func, 'id', ''))
-    return any(isinstance(o, ast.Assert) or (isinstance(o, ast.Call) and re.match('test_|assert_|AssertionError$', called(o))) for o in ast.walk(tree(source)))
+    return any(
+        isinstance(o, ast.Assert) or (isinstance(o, ast.Call) and re.match('test_|assert_|AssertionError$', called(o)))
+        for o in ast.walk(tree(source))
+    )
+
 
 @each_chapter
 def test_budgets(book):
@@ -149,18 +231,32 @@ def test_budgets(book):
     words = sum(len(c['source'].split()) for c in book.cells if c['cell_type'] == 'markdown')
     checks = sum(asserts(c['source']) for c in book.lessons)
     outputs = [o for c in book.code for o in c['outputs']]
-    size = sum(len(json.dumps(o)) for o in outputs)/1000
-    over = [say for ok, say in [
-        (len(book.cells) <= 90, f'{len(book.cells)} cells, 90 allowed: split the chapter (a letter, as in 06a)'),
-        (60 <= sum(export) <= 300, f'{sum(export)} exported lines, 60 to 300 meant: split the chapter or join two'),
-        (not long, f'export cells of more than 60 lines: {long}: cut them where the prose can breathe'),
-        (words >= 1.5*sum(export), f'{words} words of prose for {sum(export)} exported lines, {1.5*sum(export):.0f} meant: explain more or export less'),
-        (checks >= len(export)/2, f'{checks} lesson cells assert something for {len(export)} export cells: half as many are meant'),
-        (size <= 200, f'{size:.0f} kB of outputs, 200 allowed: smaller figures (dpi 80, jpeg)'),
-        (outputs, 'no stored outputs: run the notebook before you save it'),
-        (not any(o['output_type'] == 'error' for o in outputs), 'a stored output is an error: show messages with try and print'),
-    ] if not ok]
+    size = sum(len(json.dumps(o)) for o in outputs) / 1000
+    over = [
+        say
+        for ok, say in [
+            (len(book.cells) <= 90, f'{len(book.cells)} cells, 90 allowed: split the chapter (a letter, as in 06a)'),
+            (60 <= sum(export) <= 300, f'{sum(export)} exported lines, 60 to 300 meant: split the chapter or join two'),
+            (not long, f'export cells of more than 60 lines: {long}: cut them where the prose can breathe'),
+            (
+                words >= 1.5 * sum(export),
+                f'{words} words of prose for {sum(export)} exported lines, {1.5 * sum(export):.0f} meant: explain more or export less',
+            ),
+            (
+                checks >= len(export) / 2,
+                f'{checks} lesson cells assert something for {len(export)} export cells: half as many are meant',
+            ),
+            (size <= 200, f'{size:.0f} kB of outputs, 200 allowed: smaller figures (dpi 80, jpeg)'),
+            (outputs, 'no stored outputs: run the notebook before you save it'),
+            (
+                not any(o['output_type'] == 'error' for o in outputs),
+                'a stored output is an error: show messages with try and print',
+            ),
+        ]
+        if not ok
+    ]
     assert not over, f'{book}: ' + '; '.join(over)
+
 
 @each_chapter
 def test_import_cells_hold_only_imports(book):
@@ -168,120 +264,217 @@ def test_import_cells_hold_only_imports(book):
     for c in book.code:
         body = tree(c['source']).body
         kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in body}
-        assert len(kinds) < 2 or 'nbdev_export()' in c['source'], f"{book}: a cell mixes imports with other code; move the imports to the import cell:\n{c['source'][:300]}"
+        assert len(kinds) < 2 or 'nbdev_export()' in c['source'], (
+            f"{book}: a cell mixes imports with other code; move the imports to the import cell:\n{c['source'][:300]}"
+        )
+
 
 # ---- notebooks, modules and README agree
+
 
 @pytest.fixture(scope='session')
 def fresh(tmp_path_factory):
     "A copy of the project, exported and cleaned anew."
     tmp = tmp_path_factory.mktemp('fresh')
-    shutil.copy(ROOT/'settings.ini', tmp)
-    shutil.copytree(NBS, tmp/'nbs', ignore=shutil.ignore_patterns('.*', '_proc'))
-    (tmp/'closp_nb').mkdir()
-    if (LIB/'__init__.py').exists(): shutil.copy(LIB/'__init__.py', tmp/'closp_nb')
+    shutil.copy(ROOT / 'settings.ini', tmp)
+    shutil.copytree(NBS, tmp / 'nbs', ignore=shutil.ignore_patterns('.*', '_proc'))
+    (tmp / 'closp_nb').mkdir()
+    if (LIB / '__init__.py').exists():
+        shutil.copy(LIB / '__init__.py', tmp / 'closp_nb')
     code = 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export.__wrapped__(); nbdev_clean.__wrapped__()'
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}    # nbdev exports nothing when it is set
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # nbdev exports nothing when it is set
     p = subprocess.run([sys.executable, '-c', code], cwd=tmp, env=env, capture_output=True, text=True, timeout=300)
-    assert p.returncode == 0 and 'Failed to clean' not in p.stderr, f'nbdev cannot export and clean the notebooks\n{p.stderr}'
+    assert p.returncode == 0 and 'Failed to clean' not in p.stderr, (
+        f'nbdev cannot export and clean the notebooks\n{p.stderr}'
+    )
     return tmp
+
 
 def test_export_is_current(fresh):
     read = lambda d: {p.relative_to(d).as_posix(): p.read_text(encoding='utf-8') for p in d.rglob('*.py')}
-    here, new = read(LIB), read(fresh/'closp_nb')
-    assert not here.keys() - new.keys(), f'no notebook exports closp_nb/{sorted(here.keys() - new.keys())}; remove it or bring its notebook back'
+    here, new = read(LIB), read(fresh / 'closp_nb')
+    assert not here.keys() - new.keys(), (
+        f'no notebook exports closp_nb/{sorted(here.keys() - new.keys())}; remove it or bring its notebook back'
+    )
     stale = sorted(k for k in new if here.get(k) != new[k])
     assert not stale, f'closp_nb/{stale} differ from their notebooks; {MEND}'
 
+
 @pytest.mark.parametrize('book', BOOKS, ids=repr)
 def test_notebook_is_clean(book, fresh):
-    assert book.path.read_bytes() == (fresh/book.path.relative_to(ROOT)).read_bytes(), f'{book} holds execution counts or metadata; {MEND}'
+    assert book.path.read_bytes() == (fresh / book.path.relative_to(ROOT)).read_bytes(), (
+        f'{book} holds execution counts or metadata; {MEND}'
+    )
+
 
 def test_readme_is_current():
     assert readme.INDEX.exists(), 'nbs/index.ipynb is missing; README.md is written from it'
-    assert readme.README.read_text(encoding='utf-8') == readme.render(), 'README.md differs from nbs/index.ipynb; edit the notebook and run python tests/readme.py'
+    assert readme.README.read_text(encoding='utf-8') == readme.render(), (
+        'README.md differs from nbs/index.ipynb; edit the notebook and run python tests/readme.py'
+    )
+
 
 def test_readme_writer(tmp_path):
     cell = lambda src, kind='code', **o: dict(cell_type=kind, source=src, outputs=[o] if o else [])
-    cells = [cell('# T\n\n> P', 'markdown'), cell('![x](images/a.jpg) [c](../C.md#d) [w](https://e.org) [h](#t)\n```bash\ncat [a](b)\n```\n`[a](b)`', 'markdown'),
-             cell('#| hide\nsecret = 1', text=['hidden']), cell('#| echo: false\nunseen()', text=['shown\n', 'twice']),
-             cell('1+1', data={'text/html': ['<b>2</b>'], 'text/plain': ['2']}), cell('#| code-fold: true\nx = 1')]
-    (tmp_path/'i.ipynb').write_text(json.dumps(dict(cells=cells)))
-    assert readme.render(tmp_path/'i.ipynb') == readme.HEAD + ('\n\n# T\n\n> P\n\n![x](nbs/images/a.jpg) [c](C.md#d) [w](https://e.org) [h](#t)\n'
-        '```bash\ncat [a](b)\n```\n`[a](b)`\n\n```\nshown\ntwice\n```\n\n```python\n1+1\n```\n\n```\n2\n```\n\n```python\nx = 1\n```\n')
+    cells = [
+        cell('# T\n\n> P', 'markdown'),
+        cell(
+            '![x](images/a.jpg) [c](../C.md#d) [w](https://e.org) [h](#t)\n```bash\ncat [a](b)\n```\n`[a](b)`',
+            'markdown',
+        ),
+        cell('#| hide\nsecret = 1', text=['hidden']),
+        cell('#| echo: false\nunseen()', text=['shown\n', 'twice']),
+        cell('1+1', data={'text/html': ['<b>2</b>'], 'text/plain': ['2']}),
+        cell('#| code-fold: true\nx = 1'),
+    ]
+    (tmp_path / 'i.ipynb').write_text(json.dumps(dict(cells=cells)))
+    assert readme.render(tmp_path / 'i.ipynb') == readme.HEAD + (
+        '\n\n# T\n\n> P\n\n![x](nbs/images/a.jpg) [c](C.md#d) [w](https://e.org) [h](#t)\n'
+        '```bash\ncat [a](b)\n```\n`[a](b)`\n\n```\nshown\ntwice\n```\n\n```python\n1+1\n```\n\n```\n2\n```\n\n```python\nx = 1\n```\n'
+    )
+
 
 def test_readme_links_lead_somewhere():
     text = re.sub(r'^```.*?^```|`[^`\n]+`', '', readme.README.read_text(encoding='utf-8'), flags=re.M | re.S)
     paths = [m.partition('#')[0] for m in re.findall(r'''(?:\]\(|\b(?:src|href)=["'])(?!\w+:|#)([^)\s"']+)''', text)]
-    dead = [p for p in paths if not (ROOT/p).exists()]
+    dead = [p for p in paths if not (ROOT / p).exists()]
     assert not dead, f'README.md points to {dead}, which are not there; mend the links in nbs/index.ipynb'
+
 
 def test_readme_starts_with_two_shell_blocks():
     blocks = re.findall(r'^```([^\n`]*)\n(.*?)^```', readme.README.read_text(encoding='utf-8'), flags=re.M | re.S)
     langs = [lang.strip() for lang, _ in blocks]
-    assert langs[:2] == ['bash', 'bash'] and langs.count('bash') == 2, \
+    assert langs[:2] == ['bash', 'bash'] and langs.count('bash') == 2, (
         f'README.md starts with two bash blocks (use it; work on it) and has no others; it has {langs[:4]}...: mend nbs/index.ipynb'
+    )
     p = subprocess.run(['bash', '.ci/run', '--show'], cwd=ROOT, capture_output=True, text=True)
-    assert p.returncode == 0 and p.stdout.strip() == blocks[1][1].strip(), '.ci/run does not run the second bash block of README.md; let it read the block from there'
+    assert p.returncode == 0 and p.stdout.strip() == blocks[1][1].strip(), (
+        '.ci/run does not run the second bash block of README.md; let it read the block from there'
+    )
     last = blocks[1][1].strip().splitlines()[-1]
-    assert last.rpartition('&&')[2].strip().startswith('pytest'), f'the second bash block ends with `{last}`; end it with pytest, whose count is the last line of a run'
-    own = re.findall(r'^(?!\s*#).*\b(?:pip install|pytest)\b.*$', (ROOT/'.ci'/'run').read_text(), flags=re.M)
+    assert last.rpartition('&&')[2].strip().startswith('pytest'), (
+        f'the second bash block ends with `{last}`; end it with pytest, whose count is the last line of a run'
+    )
+    own = re.findall(r'^(?!\s*#).*\b(?:pip install|pytest)\b.*$', (ROOT / '.ci' / 'run').read_text(), flags=re.M)
     assert not own, f'.ci/run has its own {own}; README.md is the only place for that'
 
+
 def test_quarto_config_has_one_text():
-    assert (NBS/'_quarto.yml').read_text() == (ROOT/'_quarto.yml').read_text(), 'nbs/_quarto.yml is a link to ../_quarto.yml; restore it: ln -sf ../_quarto.yml nbs/_quarto.yml'
+    assert (NBS / '_quarto.yml').read_text() == (ROOT / '_quarto.yml').read_text(), (
+        'nbs/_quarto.yml is a link to ../_quarto.yml; restore it: ln -sf ../_quarto.yml nbs/_quarto.yml'
+    )
+
 
 # ---- packaging
 
+
 def test_setup_reads_settings(monkeypatch):
     ini = ConfigParser(delimiters=['='], interpolation=None)
-    ini.read(ROOT/'settings.ini', encoding='utf-8')
+    ini.read(ROOT / 'settings.ini', encoding='utf-8')
     cfg, got = ini['DEFAULT'], {}
-    monkeypatch.setitem(sys.modules, 'setuptools', types.SimpleNamespace(setup=got.update, find_packages=lambda **_: ['closp_nb']))
+    monkeypatch.setitem(
+        sys.modules, 'setuptools', types.SimpleNamespace(setup=got.update, find_packages=lambda **_: ['closp_nb'])
+    )
     monkeypatch.chdir(ROOT)
     runpy.run_path('setup.py')
-    want = dict(name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], python_requires='>=' + cfg['min_python'],
-                install_requires=cfg['requirements'].split(), entry_points={'console_scripts': cfg['console_scripts'].split()})
+    want = dict(
+        name=cfg['lib_name'],
+        version=cfg['version'],
+        description=cfg['description'],
+        python_requires='>=' + cfg['min_python'],
+        install_requires=cfg['requirements'].split(),
+        entry_points={'console_scripts': cfg['console_scripts'].split()},
+    )
     wrong = [k for k in want if got.get(k) != want[k]]
     assert not wrong, f'setup.py says something else than settings.ini about {wrong}; let setup.py read it'
     extras = {k.removesuffix('_requirements'): cfg[k].split() for k in cfg if k.endswith('_requirements')}
-    assert got.get('extras_require') == extras, 'the extras in setup.py are not the *_requirements of settings.ini; let setup.py read them'
-    assert f'__version__ = "{cfg["version"]}"' in (LIB/'__init__.py').read_text(), f'closp_nb/__init__.py has another version than settings.ini; {MEND}'
+    assert got.get('extras_require') == extras, (
+        'the extras in setup.py are not the *_requirements of settings.ini; let setup.py read them'
+    )
+    assert f'__version__ = "{cfg["version"]}"' in (LIB / '__init__.py').read_text(), (
+        f'closp_nb/__init__.py has another version than settings.ini; {MEND}'
+    )
+
 
 def test_users_need_no_nbdev():
     ini = ConfigParser(delimiters=['='], interpolation=None)
-    ini.read(ROOT/'settings.ini', encoding='utf-8')
-    names = {key: {re.split(r'[^\w.-]', o)[0].lower() for o in ini['DEFAULT'][key].split()} for key in ('requirements', 'dev_requirements')}
-    assert not names['requirements'] & {'nbdev', 'execnb', 'pytest', 'ipykernel', 'nbclient'}, 'settings.ini: tools for writing belong in dev_requirements, not in requirements'
-    assert {'nbdev', 'execnb', 'pytest'} <= names['dev_requirements'], 'settings.ini: dev_requirements lack nbdev, execnb or pytest'
-    needy = [p.name for p in MODULES if {'nbdev', 'execnb'} & {n.partition('.')[0] for n in imports(p.read_text(encoding='utf-8'))}]
+    ini.read(ROOT / 'settings.ini', encoding='utf-8')
+    names = {
+        key: {re.split(r'[^\w.-]', o)[0].lower() for o in ini['DEFAULT'][key].split()}
+        for key in ('requirements', 'dev_requirements')
+    }
+    assert not names['requirements'] & {'nbdev', 'execnb', 'pytest', 'ipykernel', 'nbclient'}, (
+        'settings.ini: tools for writing belong in dev_requirements, not in requirements'
+    )
+    assert {'nbdev', 'execnb', 'pytest'} <= names['dev_requirements'], (
+        'settings.ini: dev_requirements lack nbdev, execnb or pytest'
+    )
+    needy = [
+        p.name
+        for p in MODULES
+        if {'nbdev', 'execnb'} & {n.partition('.')[0] for n in imports(p.read_text(encoding='utf-8'))}
+    ]
     assert not needy, f'{needy} import nbdev; keep it out of exported cells'
 
-@pytest.mark.parametrize('limit,args', [(.3, ('-c', 'import closp_nb')), (1, ('-m', 'closp_nb.cli.main', '--help'))], ids=['import', 'help'])
+
+@pytest.mark.parametrize(
+    'limit,args',
+    [(0.3, ('-c', 'import closp_nb')), (1, ('-m', 'closp_nb.cli.main.main', '--help'))],
+    ids=['import', 'help'],
+)
 def test_starts_fast(limit, args):
     runs = [python(*args) for _ in range(3)]
     assert runs[0][0] == 0, f'python {" ".join(args)} fails; mend it\n{runs[0][1]}'
     best = min(r[2] for r in runs)
-    assert best <= limit, f'python {" ".join(args)} takes {best:.2f} s, {limit} s allowed; see python -X importtime and import late'
+    assert best <= limit, (
+        f'python {" ".join(args)} takes {best:.2f} s, {limit} s allowed; see python -X importtime and import late'
+    )
+
 
 # ---- text
 
+
 @pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
 def test_public_things_have_one_line_docstrings(path):
-    things = [o for o in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and o.name[0] != '_']
+    things = [
+        o
+        for o in ast.parse(path.read_text(encoding='utf-8')).body
+        if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and o.name[0] != '_'
+    ]
     bad = [o.name for o in things if '\n' in (ast.get_docstring(o) or '\n')]
-    assert not bad, f'{path.name}: {bad} lack a docstring of one line; say what it does in the notebook, and tell about parameters in comments behind them'
+    assert not bad, (
+        f'{path.name}: {bad} lack a docstring of one line; say what it does in the notebook, and tell about parameters in comments behind them'
+    )
+
 
 PLACE = re.compile(r'(?<![\w.~])/(?:work|root|home|Users)/|(?<![\w/])shared/')
+
 
 def texts():
     "(name, text) of everything people read, without the bytes of pictures."
     for b in BOOKS:
-        out = [''.join(t) for c in b.code for o in c['outputs'] for k, t in [('text', o.get('text', ''))] + list(o.get('data', {}).items()) if k.startswith('text') and isinstance(t, (str, list))]
+        out = [
+            ''.join(t)
+            for c in b.code
+            for o in c['outputs']
+            for k, t in [('text', o.get('text', ''))] + list(o.get('data', {}).items())
+            if k.startswith('text') and isinstance(t, (str, list))
+        ]
         yield b.name, '\n'.join([c['source'] for c in b.cells] + out)
-    for p in [*MODULES, *ROOT.glob('*.md'), *ROOT.glob('*.cff'), ROOT/'settings.ini', ROOT/'setup.py', ROOT/'.ci'/'run', *ROOT.glob('.github/workflows/*')]:
+    for p in [
+        *MODULES,
+        *ROOT.glob('*.md'),
+        *ROOT.glob('*.cff'),
+        ROOT / 'settings.ini',
+        ROOT / 'setup.py',
+        ROOT / '.ci' / 'run',
+        *ROOT.glob('.github/workflows/*'),
+    ]:
         yield p.relative_to(ROOT).as_posix(), p.read_text(encoding='utf-8')
 
+
 def test_no_path_of_one_machine():
-    found = [f'{name}: {t[max(0, m.start()-30):m.end()+30]!r}' for name, t in texts() for m in PLACE.finditer(t)]
-    assert not found, 'text names a folder of one machine; use a temporary folder, and print paths without it: ' + '; '.join(found)
+    found = [f'{name}: {t[max(0, m.start() - 30) : m.end() + 30]!r}' for name, t in texts() for m in PLACE.finditer(t)]
+    assert not found, (
+        'text names a folder of one machine; use a temporary folder, and print paths without it: ' + '; '.join(found)
+    )

@@ -1,5 +1,6 @@
-"""Embedding tiles, batches of 64: ResNet-50 at 120 px and ViT-S at 224 (from 120), plain float32 against bfloat16 with channels last, as `embed(precision='bf16')` does it;
+"""Embedding tiles, batches of 64: ResNet-50 at 120 px and ViT-S at 224 (from 120), plain float32 against bfloat16 with channels last, as `embed_command(precision='bf16')` does it;
 how far the answers move, and the share of the device's own bf16 matrix speed. All in one run, in turns, on the GPU if there is one; tiles lie there already."""
+
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -7,27 +8,36 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from closp_nb.bridge import CLOSP_NB, fast_rows, new_model, rows
+from closp_nb.models.config import CLOSP_NB
+from closp_nb.models.inference import bf16_encoder, encode_numpy
+from closp_nb.models.closp import new_model
 from clock import DEVICE, in_turns, matrix_peak, told
 
-def measure(name, bs=64, rounds=3, least=3., sensor='s2', peak=None):
+
+def measure(name, bs=64, rounds=3, least=3.0, sensor='s2', peak=None):
     "Prints what was measured; returns (ratio, smallest cosine between the two)."
     model = new_model(replace(CLOSP_NB, towers=name, text='tiny'), (sensor,)).eval().to(DEVICE)
     x = torch.randn(bs, 12, 120, 120, generator=torch.Generator().manual_seed(0)).to(DEVICE)
-    with FlopCounterMode(display=False) as count, torch.inference_mode(): model.encode_image(sensor, x[:1])
+    with FlopCounterMode(display=False) as count, torch.inference_mode():
+        model.encode_image(sensor, x[:1])
     flops, quick = count.get_total_flops(), new_model(model.recipe, (sensor,)).eval().to(DEVICE)
-    with fast_rows(quick) as half:
-        ways = {'float32': lambda: rows(model.encode_image, sensor, x), 'bf16 and channels last': lambda: half(quick.encode_image, sensor, x)}
+    with bf16_encoder(quick) as half:
+        ways = {
+            'float32': lambda: encode_numpy(model.encode_image, sensor, x),
+            'bf16 and channels last': lambda: half(quick.encode_image, sensor, x),
+        }
         a, b = (f() for f in ways.values())
-        rate = {n: bs/t for n, t in in_turns(ways, rounds, least).items()}
-    peak, near = peak or matrix_peak(), (a*b).sum(1).min()
-    for n, r in rate.items(): print(f'{name:10s} {n:24s} {r:8.1f} images/s, {r*flops/peak:.0%} of the bf16 peak', flush=True)
-    print(f'{name:10s} {flops/1e9:.1f} GFLOP an image; smallest cosine between the two {near:.4f}', flush=True)
-    return rate['bf16 and channels last']/rate['float32'], near
+        rate = {n: bs / t for n, t in in_turns(ways, rounds, least).items()}
+    peak, near = peak or matrix_peak(), (a * b).sum(1).min()
+    for n, r in rate.items():
+        print(f'{name:10s} {n:24s} {r:8.1f} images/s, {r * flops / peak:.0%} of the bf16 peak', flush=True)
+    print(f'{name:10s} {flops / 1e9:.1f} GFLOP an image; smallest cosine between the two {near:.4f}', flush=True)
+    return rate['bf16 and channels last'] / rate['float32'], near
+
 
 if __name__ == '__main__':
     peak = matrix_peak()
-    print(f'{told()}; bf16 matrix product {peak/1e12:.2f} TFLOP/s')
+    print(f'{told()}; bf16 matrix product {peak / 1e12:.2f} TFLOP/s')
     ratios = {n: measure(n, peak=peak)[0] for n in ('resnet50', 'vit_small')}
     print(f"ViT-S ratio={ratios['vit_small']:.1f} goal=2")
     print(f"bench_embed ratio={ratios['resnet50']:.1f} goal=3")

@@ -1,5 +1,6 @@
 """One bridged ResNet-50 step, 32 tiles of each sensor at 120 px: a plain re-enactment of the published step (float32, text tower forward and backward on every
 caption, each padded to 64 tokens) against this book's, one change at a time. Images per second, all in one run, in turns, on the GPU if there is one; tiles lie there already."""
+
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 import torch.nn.functional as F
-from closp_nb.bridge import CLOSP_NB, PAPER, bridge_losses, new_model
-from closp_nb.core import S1, S2
+from closp_nb.models.config import CLOSP_NB, PAPER
+from closp_nb.models.closp import closp_losses, new_model
+from closp_nb.sensors import S1, S2
 from closp_nb.labels import LABELS, caption, multihot
 from clock import DEVICE, in_turns, knows_bf16, told
+
 
 def batch(bs, seed=0):
     rng = np.random.default_rng(seed)
@@ -21,43 +24,73 @@ def batch(bs, seed=0):
     for s in (S1, S2):
         labels = [tuple(rng.choice(LABELS, rng.integers(1, 4), replace=False)) for _ in range(bs)]
         y[s.key] = torch.from_numpy(multihot(labels)).to(DEVICE)
-        x[s.key] = dict(pixels=torch.from_numpy(rng.standard_normal((bs, len(s.bands), 120, 120), 'float32')).to(DEVICE), captions=[caption(ls) for ls in labels])
+        x[s.key] = dict(
+            pixels=torch.from_numpy(rng.standard_normal((bs, len(s.bands), 120, 120), 'float32')).to(DEVICE),
+            captions=[caption(ls) for ls in labels],
+        )
     return x, y
+
 
 class Padded(nn.Module):
     "The text tower as published: every caption, padded to 64 tokens, learns."
+
     def __init__(self, reader):
         super().__init__()
         self.net, self.tok, self.dim = reader.net.requires_grad_(True), reader.tok, reader.dim
-    def forward(self, texts): return self.net(**self.tok(list(texts), padding='max_length', truncation=True, max_length=64, return_tensors='pt').to(DEVICE)).last_hidden_state[:, 0]
+
+    def forward(self, texts):
+        return self.net(
+            **self.tok(list(texts), padding='max_length', truncation=True, max_length=64, return_tensors='pt').to(
+                DEVICE
+            )
+        ).last_hidden_state[:, 0]
+
 
 def step(recipe, x, y, published=False, last=False, half=False):
     "A whole step, as a function that returns its loss."
     model = new_model(recipe).train()
-    if published: model.text = Padded(model.text)
+    if published:
+        model.text = Padded(model.text)
     model.to(DEVICE)
     if last:
-        for t in model.images.values(): t.to(memory_format=torch.channels_last)
+        for t in model.images.values():
+            t.to(memory_format=torch.channels_last)
         x = {k: b | dict(pixels=b['pixels'].contiguous(memory_format=torch.channels_last)) for k, b in x.items()}
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+
     def once():
-        with torch.autocast(DEVICE.type, torch.bfloat16) if half else nullcontext(): out = model(x)
-        out = {k: {f: F.normalize(v.float(), dim=1) if f in ('image', 'text') else v for f, v in o.items()} if isinstance(o, dict) else o.float() for k, o in out.items()}
-        loss = sum(bridge_losses(out, y, recipe).values())
+        with torch.autocast(DEVICE.type, torch.bfloat16) if half else nullcontext():
+            out = model(x)
+        out = {
+            k: {f: F.normalize(v.float(), dim=1) if f in ('image', 'text') else v for f, v in o.items()}
+            if isinstance(o, dict)
+            else o.float()
+            for k, o in out.items()
+        }
+        loss = sum(closp_losses(out, y, recipe).values())
         loss.backward()
-        opt.step(); opt.zero_grad()
+        opt.step()
+        opt.zero_grad()
         return loss.detach()
+
     return once
 
-def measure(bs=32, towers='resnet50', rounds=3, least=4., text='minilm'):
+
+def measure(bs=32, towers='resnet50', rounds=3, least=4.0, text='minilm'):
     "Prints what was measured; returns (ratio, first losses of our variants)."
     (x, y), ours = batch(bs), replace(CLOSP_NB, towers=towers, text=text)
-    ways = {'published': step(replace(PAPER, towers=towers), x, y, published=True), 'text read once': step(ours, x, y),
-            '+ channels last': step(ours, x, y, last=True), '+ bf16': step(ours, x, y, last=True, half=True)}
+    ways = {
+        'published': step(replace(PAPER, towers=towers), x, y, published=True),
+        'text read once': step(ours, x, y),
+        '+ channels last': step(ours, x, y, last=True),
+        '+ bf16': step(ours, x, y, last=True, half=True),
+    }
     first = {n: f().item() for n, f in ways.items()}
-    rate = {n: 2*bs/t for n, t in in_turns(ways, rounds, least).items()}
-    for n, r in rate.items(): print(f'{n:16s} {r:8.1f} images/s, first loss {first[n]:.4f}', flush=True)
-    return rate['+ bf16']/rate['published'], first
+    rate = {n: 2 * bs / t for n, t in in_turns(ways, rounds, least).items()}
+    for n, r in rate.items():
+        print(f'{n:16s} {r:8.1f} images/s, first loss {first[n]:.4f}', flush=True)
+    return rate['+ bf16'] / rate['published'], first
+
 
 if __name__ == '__main__':
     print(told())

@@ -1,0 +1,306 @@
+"Catalogs: what is saved comes back, wherever the folder went and whoever wrote it; and the benchmark of loading, in small."
+
+import re, shutil, subprocess, sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import rasterio
+from shapely.geometry import Point, box
+
+from closp_nb.data.catalog import Catalog, pixel_hash, scan, tile_row, to_catalog
+from closp_nb.geodesy import footprint
+from closp_nb.core import InputError
+from closp_nb.sensors import S1, S2, Tile
+from closp_nb.geodesy import from_lonlat, to_lonlat
+from closp_nb.data.rasters import open_raster, write_geotiff
+
+BENCH = Path(__file__).resolve().parent / 'benchmarks' / 'bench_catalog.py'
+WHERE = dict(crs='EPSG:32632', bounds=(600_000.0, 5_300_000.0, 601_200.0, 5_301_200.0), lonlat=(10.3435, 47.8512))
+
+
+def tile(s=S2, **kw):
+    x = s.mean[:, None, None] + 0.1 * s.std[:, None, None] * np.random.default_rng(0).standard_normal(
+        (len(s.bands), 120, 120)
+    )
+    return Tile(**(dict(id='a', sensor=s, pixels=x, labels=('Mixed forest',)) | WHERE | kw))
+
+
+def rows(n, folder):
+    return [
+        tile_row(
+            tile(S1 if i % 2 else S2, id=f't{i}', labels=[('Mixed forest',), ('Pastures', 'Water bodies'), ()][i % 3]),
+            folder / 'data' / f't{i}.tif',
+            '0,0',
+            'corpus',
+        )
+        for i in range(n)
+    ]
+
+
+def test_loading_is_quick_and_small():
+    p = subprocess.run([sys.executable, str(BENCH), '20000', '1'], capture_output=True, text=True, timeout=300)
+    assert p.returncode == 0, p.stderr
+    m = re.fullmatch(r'bench_catalog ratio=(\d+\.\d) goal=1', p.stdout.splitlines()[-1])
+    peak = re.search(r'highest: (\d+) MB', p.stdout)
+    assert m and float(m[1]) > 1 and int(peak[1]) < 600, p.stdout
+
+
+def test_round_trip_and_a_folder_that_moves(tmp_path):
+    cat = to_catalog(rows(6, tmp_path / 'old'))
+    for p in cat.frame.path:
+        write_geotiff(tile(), p)
+    cat.save(tmp_path / 'old' / 'catalog.parquet')
+    assert set(pq.read_table(tmp_path / 'old' / 'catalog.parquet')['path'].to_pylist()) == {
+        f'data/t{i}.tif' for i in range(6)
+    }
+    shutil.move(tmp_path / 'old', tmp_path / 'new')
+    back = Catalog.load(tmp_path / 'new' / 'catalog.parquet')
+    assert back[0].pixels.shape == (12, 120, 120) and back.pixels(0).shape == (12, 120, 120)
+    for c in ('labels', 'raw_labels', 'notes'):
+        assert back.table[c].tolist() == cat.frame[c].tolist()
+    assert back.table.labels[2] == [] and back.table.labels[0] is back.table.labels[3]
+    part = back.where(sensor='s1', caption='grass. water')
+    assert part.table.id.tolist() == ['t1'] and 'geometry' not in back.table
+    assert (
+        part.frame.geometry.iloc[0].equals(cat.frame.geometry[1])
+        and isinstance(part.frame, gpd.GeoDataFrame)
+        and part.frame.crs == 'EPSG:4326'
+    )
+    assert back.take([3, 1]).frame.geometry.geom_equals(cat.frame.geometry[[3, 1]].reset_index(drop=True)).all()
+    assert back.frame.geometry.geom_equals(cat.frame.geometry).all() and 'geometry' in back.table
+    assert len(Catalog.concat([part, back])) == 7 and back.frame.groupby(['sensor', 'split']).size().tolist() == [3, 3]
+
+
+def test_a_path_elsewhere_stays_whole(tmp_path):
+    to_catalog(rows(2, tmp_path / 'pixels')).save(tmp_path / 'here' / 'catalog.parquet')
+    assert Catalog.load(tmp_path / 'here' / 'catalog.parquet').table.path.tolist() == [
+        str(tmp_path / 'pixels' / 'data' / f't{i}.tif') for i in range(2)
+    ]
+    to_catalog(rows(2, tmp_path / 'pixels')).save(tmp_path / 'there' / 'catalog.parquet', below=tmp_path)
+    assert pq.read_table(tmp_path / 'there' / 'catalog.parquet')['path'].to_pylist()[0] == '../pixels/data/t0.tif'
+
+
+def test_other_writers(tmp_path):
+    f = to_catalog(rows(3, tmp_path)).frame
+    f.to_crs('EPSG:3857').to_parquet(tmp_path / 'mercator.parquet')
+    assert Catalog.load(tmp_path / 'mercator.parquet').frame.geometry.geom_equals_exact(f.geometry, 1e-9).all()
+    f.to_parquet(tmp_path / 'arrow.parquet', geometry_encoding='geoarrow')
+    assert Catalog.load(tmp_path / 'arrow.parquet').frame.geometry.geom_equals(f.geometry).all()
+    f.assign(notes=None, raw_labels=[['x'], None, []]).to_parquet(tmp_path / 'gaps.parquet')
+    got = Catalog.load(tmp_path / 'gaps.parquet').table
+    assert got.raw_labels.tolist() == [['x'], [], []]
+
+
+@pytest.mark.parametrize(
+    'spoil,words',
+    [
+        (lambda p, f: p.write_bytes(b'PAR1 not really'), 'not a catalog'),
+        (lambda p, f: pd.DataFrame(f.drop(columns='geometry')).to_parquet(p), 'lacks geometry'),
+        (lambda p, f: f.drop(columns='key').to_parquet(p), 'lacks key'),
+        (
+            lambda p, f: pq.write_table(
+                pa.table(dict(f.drop(columns='geometry').astype(object), geometry=[b'nonsense'] * 3)), p
+            ),
+            'not a catalog',
+        ),
+    ],
+    ids=range(4),
+)
+def test_what_is_no_catalog(tmp_path, spoil, words):
+    path = tmp_path / 'catalog.parquet'
+    spoil(path, to_catalog(rows(3, tmp_path)).frame)
+    with pytest.raises(InputError, match=words) as e:
+        Catalog.load(path)
+    assert '\n' not in str(e.value)
+
+
+def test_a_damaged_shape_is_named(tmp_path):
+    path = tmp_path / 'catalog.parquet'
+    to_catalog(rows(3, tmp_path)).save(path)
+    t = pq.read_table(path)
+    pq.write_table(
+        t.set_column(
+            t.schema.get_field_index('geometry'), 'geometry', pa.array([b'nonsense'] * 3)
+        ).replace_schema_metadata(t.schema.metadata),
+        path,
+    )
+    with pytest.raises(InputError, match='damaged geometry'):
+        Catalog.load(path).frame
+
+
+def test_fingerprints():
+    a, b = tile().pixels, tile(S1).pixels
+    assert (
+        pixel_hash(a) == pixel_hash(np.asfortranarray(a)) == pixel_hash(a.astype('>f4')) != pixel_hash(b)
+        and len(pixel_hash(a)) == 16
+    )
+    r = tile_row(tile(cloud=0.5, notes=('x',)), 'p', '0,0', 'train')
+    assert (r['hash'], r['cloud'], r['gaps'], r['notes'], r['caption']) == (pixel_hash(a), 0.5, 0.0, ['x'], 'trees')
+
+
+@pytest.mark.parametrize('crs', ['EPSG:32760', 'EPSG:32701', 'EPSG:3832', 'EPSG:4326'])
+@pytest.mark.parametrize('share', [0, 0.25, 0.5, 1])
+def test_the_date_line(crs, share):
+    "A tile in Fiji of which this share lies east of the line, in four projections."
+    side = 0.01 if crs == 'EPSG:4326' else 1200
+    x, y = (180, -16.8) if crs == 'EPSG:4326' else from_lonlat(180, -16.8, crs)
+    bounds = (x - side * (1 - share), y - side / 2, x + side * share, y + side / 2)
+    g = footprint(bounds, crs)
+    parts = list(getattr(g, 'geoms', [g]))
+    assert g.is_valid and all(
+        -180 <= p.bounds[0] < p.bounds[2] <= 180 and p.bounds[2] - p.bounds[0] < 0.02 for p in parts
+    )
+    east = sum(p.area for p in parts if p.bounds[0] < 0)
+    assert east / g.area == pytest.approx(share, abs=0.01)  # UTM's grid is not quite parallel to the line
+    if 0 < share < 1:
+        assert g.geom_type == 'MultiPolygon' and len(parts) == 2
+    elif crs in ('EPSG:3832', 'EPSG:4326'):
+        assert g.geom_type == 'Polygon'  # an edge on the line itself cuts nothing
+    lonlat = to_lonlat((bounds[0] + bounds[2]) / 2, y, crs)
+    lonlat = ((lonlat[0] + 180) % 360 - 180, lonlat[1])
+    r = tile_row(tile(S1, crs=crs, bounds=bounds, lonlat=lonlat), 'p', '0,0', 'train')
+    assert (r['lon'], r['lat']) == lonlat and r['geometry'].equals(g)
+    assert to_catalog([r]).frame.geometry[0].equals(g)
+
+
+def test_four_corners_and_poles():
+    b = (300_000.0, 7_900_000.0, 301_200.0, 7_901_200.0)  # far from the middle of the zone: askew
+    g = footprint(b, 'EPSG:32633')
+    for i in (0, 2):
+        for j in (1, 3):
+            assert g.boundary.distance(Point(to_lonlat(b[i], b[j], 'EPSG:32633'))) < 1e-9
+    assert g.area < 0.9 * box(*g.bounds).area
+    assert footprint((-600, -600, 600, 600), 'EPSG:3031').bounds[:2] == (-180, -90)  # the south pole
+
+
+@pytest.mark.parametrize(
+    'lonlat,words',
+    [((47.8512, 10.3435), 'latitude first'), ((10.5, 47.8512), 'find out'), ((-10.3435, 47.8512), 'find out')],
+)
+def test_lonlat_must_lie_in_its_footprint(lonlat, words):
+    with pytest.raises(InputError, match=words) as e:
+        tile_row(tile(lonlat=lonlat), 'p', '0,0', 'train')
+    assert '\n' not in str(e.value) and 'tile a' in str(e.value)
+    for fine in ((10.3435, 47.8512), (10.4, 47.9), (np.nan, np.nan)):
+        tile_row(tile(lonlat=fine), 'p', '0,0', 'train')
+
+
+def test_a_raster_that_claims_too_many_bands(tmp_path):
+    "A damaged head said 40,449 bands, and reading them would have taken hours."
+    with rasterio.open(
+        tmp_path / 'wide.tif', 'w', driver='GTiff', width=1, height=1, count=1001, dtype='uint8', interleave='pixel'
+    ) as d:
+        d.write(np.zeros((1001, 1, 1), 'u1'))
+    with pytest.raises(InputError, match='claims to hold 1,001 bands'):
+        open_raster(tmp_path / 'wide.tif')
+
+
+def test_bounds_that_no_projection_maps():
+    for kw, words in (
+        (dict(crs='EPSG:99999'), 'no projection'),
+        (dict(crs='LOCAL_CS["a plan",UNIT["metre",1]]'), 'into degrees'),
+        (dict(bounds=(1e12, 1e12, 2e12, 2e12)), 'outside'),
+    ):
+        with pytest.raises(InputError, match=words):
+            tile_row(tile(**kw), 'p', '0,0', 'train')
+
+
+# ---- folders
+
+
+def scene(path, h, w, gaps=(), bands=S2.names, **tags):
+    "Optical numbers in an uncompressed GeoTIFF, row by row; `gaps` are (row, column) of windows without data."
+    x = np.tile(np.rint(10_000 * tile().pixels).clip(1), (1, -(-h // 120), -(-w // 120)))[: len(bands), :h, :w]
+    for r, c in gaps:
+        x[:, r : r + 120, c : c + 120] = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path,
+        'w',
+        driver='GTiff',
+        count=len(x),
+        height=h,
+        width=w,
+        dtype='uint16',
+        crs='EPSG:32632',
+        transform=rasterio.transform.from_origin(600_000, 5_301_200, 10, 10),
+    ) as d:
+        d.descriptions = bands
+        d.update_tags(**tags)
+        d.write(x.astype('uint16'))  # after the words, which would otherwise stand at the end of the file
+    return path
+
+
+def test_a_refused_window_is_left_out_alone(tmp_path):
+    scene(tmp_path / 'a' / 'coast.tif', 240, 360, gaps=[(0, 120), (120, 240)])
+    (tmp_path / 'a' / 'labels.csv').write_text('path,labels\ncoast.tif,Pastures\n')
+    cat, left = scan(tmp_path / 'a', progress=False)
+    assert cat.frame.id.tolist() == [f'coast.tif@{at}' for at in ('0,0', '0,240', '120,0', '120,120')] and set(
+        cat.frame.caption
+    ) == {'grass'}
+    assert [p for p, _ in left] == [f"{tmp_path / 'a' / 'coast.tif'}@{at}" for at in ('0,120', '120,240')] and all(
+        'missing' in why for _, why in left
+    )
+    assert cat.frame.hash.nunique() == 1 and (cat.frame.gaps == 0).all()  # the same square, over and over
+
+
+def test_one_line_where_one_reason_holds_for_all(tmp_path):
+    scene(tmp_path / 'good.tif', 120, 120)
+    scene(tmp_path / 'no_red.tif', 240, 240, bands=S2.names[:-1])
+    scene(tmp_path / 'odd.tif', 240, 240)
+    (tmp_path / 'labels.csv').write_text('path,labels\nodd.tif,Pastoors\n')
+    cat, left = scan(tmp_path, progress=False)
+    assert cat.frame.id.tolist() == ['good.tif'] and [Path(p).name for p, _ in left] == ['no_red.tif', 'odd.tif']
+
+
+def test_the_windows_before_a_break_are_kept(tmp_path):
+    whole, _ = scan(scene(tmp_path / 'w' / 'a.tif', 480, 240, offset='0').parent, progress=False)
+    f = scene(tmp_path / 'c' / 'a.tif', 480, 240, offset='0')
+    f.write_bytes(f.read_bytes()[: int(f.stat().st_size * 0.6)])
+    cat, left = scan(f.parent, progress=False)
+    assert (
+        cat.frame.id.tolist() == whole.frame.id.tolist()[: len(cat)]
+        and cat.frame.hash.tolist() == whole.frame.hash.tolist()[: len(cat)]
+        and 2 <= len(cat) < 8
+    )
+    ((place, why),) = left
+    assert (
+        place == f"{f}@{','.join(map(str, [len(cat) // 2 * 120, len(cat) % 2 * 120]))}"
+        and 'breaks off' in why
+        and f'the {len(cat)} tiles before' in why
+    )
+    f = scene(tmp_path / 'u' / 'a.tif', 480, 240)  # here the pixels must tell the offset, all of them
+    f.write_bytes(f.read_bytes()[: int(f.stat().st_size * 0.6)])
+    scene(tmp_path / 'u' / 'b.tif', 120, 120)
+    cat, left = scan(f.parent, progress=False)
+    assert cat.frame.id.tolist() == ['b.tif'] and left[0][0] == str(f) and 'breaks off' in left[0][1] and len(left) == 1
+
+
+def test_every_raster_is_opened_once(tmp_path, monkeypatch):
+    from closp_nb.data import rasters as tiles
+
+    scene(tmp_path / 'a.tif', 360, 360)
+    for i, b in enumerate(S2.names):
+        scene(tmp_path / 'p' / f'p_{b}.tif', 360, 360, bands=(b,))
+    opened, real = [], rasterio.open
+    monkeypatch.setattr(tiles.rasterio, 'open', lambda p, *a, **kw: opened.append(str(p)) or real(p, *a, **kw))
+    tiles._glance.cache_clear()
+    cat, left = scan(tmp_path, progress=False)
+    assert len(cat) == 18 and not left
+    assert len(opened) == 2 * len(set(opened)) == 26  # once to read, once to look at the whole for the offset
+
+
+def test_a_flat_folder_of_bands_is_refused_before_it_is_opened(tmp_path, monkeypatch):
+    for i in range(3):
+        for b in S2.names:
+            scene(tmp_path / f'p{i}_{b}.tif', 120, 120, bands=(b,))
+    from closp_nb.data import rasters as tiles
+
+    monkeypatch.setattr(tiles.rasterio, 'open', lambda *a, **kw: pytest.fail('opened'))
+    with pytest.raises(InputError, match='folder of its own'):
+        scan(tmp_path, progress=False)

@@ -1,0 +1,211 @@
+"A killed run goes on to the bit; damaged and foreign checkpoints are told apart."
+
+import os, random, shutil, signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+from closp_nb.models.config import CLOSP_NB
+from closp_nb.models.folder import fingerprint, load_model
+from closp_nb.data.catalog import Catalog
+from closp_nb.core import InputError
+from closp_nb.models.encoders import find_minilm
+from closp_nb.training.checkpoint import checkpoints, read_checkpoint
+from closp_nb.training.train import train
+from closp_nb.synthetic.world import build_world
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+QUICK = replace(CLOSP_NB, text='tiny', epochs=3, batch_size=4, patience=3, place='tiny')
+
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    p = tmp_path_factory.mktemp('resume') / 'world'
+    build_world(p, 60, train_frac=0.6, geotiffs=0, progress=False).save(p.parent / 'cat.parquet')
+    return p.parent / 'cat.parquet'
+
+
+@pytest.fixture(scope='module')
+def whole(world, tmp_path_factory):
+    "A run that nobody disturbed."
+    out = tmp_path_factory.mktemp('whole') / 'run'
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield out, train(Catalog.load(world), QUICK, progress=False, folder=out, every=2)
+    torch.set_num_threads(threads)
+
+
+CHILD = """
+import os, random, signal, sys
+from dataclasses import replace
+import torch
+from fastai.callback.core import Callback
+from closp_nb.models.config import Recipe
+from closp_nb.data.catalog import Catalog
+from closp_nb.training.train import train
+torch.set_num_threads(1)
+class Kill(Callback):
+    order, n = 95, int(sys.argv[3])
+    def after_batch(self):
+        self.n -= 1
+        if not self.n: os.kill(os.getpid(), signal.SIGKILL)
+recipe = Recipe(text='tiny', epochs=3, bs=4, patience=3, place='tiny')
+train(Catalog.load(sys.argv[1]), recipe, progress=False, folder=sys.argv[2], every=int(sys.argv[4]), resume=True, cbs=[Kill()], workers=int(sys.argv[5]))
+"""
+
+
+def child(*args):
+    return subprocess.Popen(
+        [sys.executable, '-c', CHILD, *map(str, args)],
+        env=os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def same(a, b):
+    assert (a / 'log.csv').read_bytes() == (b / 'log.csv').read_bytes()
+    assert fingerprint(load_model(a / 'model')) == fingerprint(load_model(b / 'model'))
+
+
+def test_killed_at_a_random_step(world, whole, tmp_path):
+    "Killed again and again, at steps nobody chose, with and without checkpoints inside epochs; the log and the weights are equal to the byte."
+    out, rng = tmp_path / 'run', random.Random(os.environ.get('KILL_SEED', time.time_ns()))
+    steps = [rng.randint(1, 7), rng.randint(1, 9)]
+    print('killed after batches', steps)
+    for n, every, workers in zip(steps, (2, 1), (0, 1)):
+        p = child(world, out, n, every, workers)
+        _, err = p.communicate(timeout=200)
+        assert p.returncode in (-signal.SIGKILL, 0), err
+    train(Catalog.load(world), QUICK, progress=False, folder=out, resume=True)
+    same(out, whole[0])
+
+
+class Halt(Callback):
+    order = 95
+
+    def __init__(self, n):
+        self.left = n
+
+    def after_batch(self):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('n', [1, 2, 3, 4, 5, 7, 9])
+def test_broken_off_anywhere(world, whole, tmp_path, n):
+    "After batch n, training and validation counted; in the same process, whose random numbers have moved on."
+    cat = Catalog.load(world)
+    with pytest.raises(KeyboardInterrupt):
+        train(cat, QUICK, progress=False, folder=tmp_path / 'run', every=1, cbs=[Halt(n)])
+    torch.rand(7)
+    random.random()
+    train(cat, QUICK, progress=False, folder=tmp_path / 'run', every=3, resume=True)
+    same(tmp_path / 'run', whole[0])
+
+
+def test_watching_costs_nothing(world, whole, tmp_path):
+    "Checkpoints do not change a run."
+    _, table = train(Catalog.load(world), QUICK, progress=False)
+    assert table.equals(whole[1][1])
+
+
+def installed():
+    try:
+        return bool(find_minilm())
+    except InputError:
+        return False
+
+
+@pytest.mark.skipif(not installed(), reason='the text model is not installed')
+def test_what_was_read_is_not_read_again(world, tmp_path):
+    "Padding makes a sentence depend on its company in the seventh digit."
+    cat, recipe = Catalog.load(world), replace(QUICK, text='minilm', epochs=2)
+    model, table = train(cat, recipe, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train(cat, recipe, progress=False, folder=tmp_path / 'run', every=1, cbs=[Halt(2)])
+    again, now = train(cat, recipe, progress=False, folder=tmp_path / 'run', resume=True)
+    assert now.equals(table) and fingerprint(again) == fingerprint(model)
+
+
+# ---- damage
+
+
+def copied(whole, tmp_path):
+    return Path(shutil.copytree(whole[0], tmp_path / 'run'))
+
+
+@pytest.mark.parametrize('harm', ['cut', 'flip', 'json', 'gone', 'number'])
+def test_damaged_falls_back(world, whole, tmp_path, harm, capsys):
+    out = copied(whole, tmp_path)
+    f = checkpoints(out / 'checkpoints')[-1]
+    data = (f / 'state.safetensors').read_bytes()
+    if harm == 'cut':
+        (f / 'state.safetensors').write_bytes(data[:1000])
+    if harm == 'flip':
+        (f / 'state.safetensors').write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    if harm == 'json':
+        (f / 'state.json').write_text((f / 'state.json').read_text()[:-5])
+    if harm == 'gone':
+        (f / 'state.safetensors').unlink()
+    if harm == 'number':
+        (f / 'state.json').write_text((f / 'state.json').read_text().replace('"steps": 9', '"steps": 8'))
+    with pytest.raises(InputError, match='damaged') as e:
+        read_checkpoint(f)
+    assert '\n' not in str(e.value)
+    train(Catalog.load(world), QUICK, folder=out, resume=True)
+    assert 'damaged; going on from the one before' in capsys.readouterr().out.replace('\n', ' ')
+    same(out, whole[0])
+
+
+def test_all_damaged_starts_again(world, whole, tmp_path):
+    out = copied(whole, tmp_path)
+    for f in checkpoints(out / 'checkpoints'):
+        (f / 'state.json').write_text('null')
+    train(Catalog.load(world), QUICK, progress=False, folder=out, resume=True)
+    same(out, whole[0])
+
+
+def test_a_pickle_is_not_opened(world, whole, tmp_path):
+    out = copied(whole, tmp_path)
+    f = checkpoints(out / 'checkpoints')[-1] / 'state.safetensors'
+    torch.save(Bomb(), f)
+    with pytest.raises(InputError, match='damaged'):
+        read_checkpoint(f.parent)
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.abort, ())
+
+
+# ---- other runs
+
+
+def test_foreign_checkpoints(world, whole, tmp_path):
+    cat = Catalog.load(world)
+    f = cat.frame.copy()
+    f['caption'] = [c if i else 'water' for i, c in enumerate(f.caption)]
+    f = f.assign(split=['train'] * len(f))
+    for c, recipe, say in [
+        (cat, replace(QUICK, lr=1e-3), 'lr=0.002'),
+        (cat, replace(QUICK, epochs=4), 'epochs=3'),
+        (Catalog(f), QUICK, 'other tiles'),
+        (cat, replace(QUICK, text='tiny', place=''), 'place'),
+    ]:
+        with pytest.raises(InputError, match=say) as e:
+            train(c, recipe, progress=False, folder=whole[0], resume=True)
+        assert '\n' not in str(e.value) and 'or choose another folder' in str(e.value)
+    with pytest.raises(InputError, match='resume=True'):
+        train(cat, QUICK, progress=False, folder=whole[0])
+    with pytest.raises(InputError, match='folder'):
+        train(cat, QUICK, progress=False, resume=True)
+
+
+def test_two_stay(whole):
+    assert [p.name for p in checkpoints(whole[0] / 'checkpoints')] == ['0002-0000002', '0003-0000000']
+    assert not list(whole[0].rglob('.*'))

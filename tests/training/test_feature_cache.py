@@ -1,0 +1,149 @@
+"Frozen towers look once, and nothing else changes."
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+from closp_nb.models.config import CLOSP_NB
+from closp_nb.models.folder import fingerprint, load_model
+from closp_nb.models.closp import new_model
+from closp_nb.training.callbacks import recipe_callbacks
+from closp_nb.data.catalog import Catalog
+from closp_nb.sensors import SENSORS
+from closp_nb.core import InputError
+from closp_nb.training.feature_cache import CachedEncoder, encoder_features, encoder_key
+from closp_nb.training.learner import closp_learner, fit
+from closp_nb.training.train import train
+from closp_nb.synthetic.world import build_world
+
+HEADS = replace(CLOSP_NB, text='tiny', freeze=-1, epochs=3, batch_size=4)
+
+
+@pytest.fixture(scope='module')
+def cat(tmp_path_factory):
+    return build_world(tmp_path_factory.mktemp('features') / 'world', 60, train_frac=0.6, geotiffs=0, progress=False)
+
+
+def loaded(**kw):
+    model = new_model(replace(HEADS, **kw))
+    for t in model.images.values():
+        t.loaded = True
+    return model
+
+
+@pytest.mark.parametrize('kw', [{}, dict(accumulate=2), dict(place='tiny'), dict(reword=1.0)])
+def test_equal_to_the_slow_way(cat, kw):
+    from closp_nb.models.geoclosp import GeoCLOSP, location_encoder
+
+    recipe, out = replace(HEADS, **kw), []
+    for features in (False, True):
+        torch.manual_seed(0)
+        model = loaded(**kw)
+        if recipe.place:
+            model = GeoCLOSP.around(model, location_encoder('tiny'))
+        if features:
+            model, table = train(cat, recipe, progress=False, model=model, features=True)
+        else:
+            learn = closp_learner(cat, recipe, model, views=False, cbs=recipe_callbacks(recipe, model))
+            model, table = learn.model, fit(learn, recipe)
+        out.append((table, model.eval()))
+    np.testing.assert_allclose(out[0][0], out[1][0], atol=1e-5)
+    for (k, v), w in zip(out[0][1].state_dict().items(), out[1][1].state_dict().values()):
+        torch.testing.assert_close(v, w, atol=1e-4, rtol=1e-4, msg=lambda m: f'{k}: {m}')
+
+
+class Counting:
+    "A catalog that counts what is read."
+
+    def __init__(self, cat):
+        self.frame, self.cat, self.n = cat.frame, cat, 0
+
+    def __len__(self):
+        return len(self.frame)
+
+    def pixels(self, i):
+        self.n += 1
+        return self.cat.pixels(i)
+
+
+def test_keys(cat, tmp_path):
+    tower, part = loaded().images['s1'], cat.where(sensor='s1')
+    a = encoder_features(tower, part, tmp_path)
+    hashed = Catalog(part.frame.assign(hash=[''] * len(part)))
+    from hashlib import blake2b
+
+    hashed.frame['hash'] = [
+        blake2b(np.ascontiguousarray(part.pixels(i), '<f4').tobytes(), digest_size=8).hexdigest()
+        for i in range(len(part))
+    ]
+    told = Counting(hashed)
+    assert np.array_equal(encoder_features(tower, told, tmp_path), a) and told.n == 0  # not even read
+    changed = Counting(Catalog(part.frame.assign(hash=['x'] + list(hashed.frame['hash'][1:]))))
+    encoder_features(tower, changed, tmp_path)
+    assert changed.n == 1  # other pixels under the same name
+    b = encoder_features(loaded(seed=1).images['s1'], part, tmp_path)
+    assert len(list(tmp_path.glob('s1-*'))) == 2 and not np.allclose(a, b)  # another tower, another store
+
+
+@pytest.mark.parametrize('harm', ['rows', 'tiles', 'fewer'])
+def test_a_damaged_store_is_made_anew(cat, tmp_path, harm):
+    tower, part = loaded().images['s1'], cat.where(sensor='s1')
+    a = encoder_features(tower, part, tmp_path)
+    at = next(tmp_path.glob('s1-*'))
+    if harm == 'rows':
+        (at / 'rows.npy').write_bytes(b'no array')
+    if harm == 'tiles':
+        (at / 'tiles.json').write_text('[')
+    if harm == 'fewer':
+        np.save(at / 'rows.npy', a[:5])
+    assert np.array_equal(encoder_features(tower, part, tmp_path), a)
+    assert not list(tmp_path.glob('.*'))
+
+
+def test_an_object_array_is_not_opened(cat, tmp_path):
+    tower, part = loaded().images['s1'], cat.where(sensor='s1')
+    a = encoder_features(tower, part, tmp_path)
+    np.save(next(tmp_path.glob('s1-*')) / 'rows.npy', np.array([print], object), allow_pickle=True)
+    assert np.array_equal(encoder_features(tower, part, tmp_path), a)
+
+
+class Halt(Callback):
+    order = 95
+
+    def before_batch(self):
+        if (self.epoch, self.iter) == (1, 1):
+            raise KeyboardInterrupt
+
+
+def test_resumes_and_returns_the_towers(cat, tmp_path):
+    model, before = loaded(), encoder_key(loaded().images['s2'], SENSORS['s2'])
+    _, table = train(cat, HEADS, progress=False, model=loaded(), features=tmp_path / 'shared')
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            cat,
+            HEADS,
+            progress=False,
+            model=model,
+            folder=tmp_path / 'run',
+            features=tmp_path / 'shared',
+            every=1,
+            cbs=[Halt()],
+        )
+    assert not any(isinstance(t, CachedEncoder) for t in model.images.values())  # also after an accident
+    with pytest.raises(InputError, match='other towers'):
+        train(cat, HEADS, progress=False, model=loaded(seed=1), folder=tmp_path / 'run', features=True, resume=True)
+    model, again = train(
+        cat, HEADS, progress=False, model=loaded(), folder=tmp_path / 'run', features=True, resume=True
+    )
+    assert again.equals(table) and encoder_key(model.images['s2'], SENSORS['s2']) == before
+    assert fingerprint(load_model(tmp_path / 'run' / 'model')) == fingerprint(model)
+
+
+def test_refused(cat):
+    with pytest.raises(InputError, match='bring a model'):
+        train(cat, HEADS, progress=False, features=True)
+    with pytest.raises(InputError, match="'s1' learns"):
+        train(cat, HEADS, progress=False, model=new_model(HEADS), features=True)
