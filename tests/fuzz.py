@@ -4,7 +4,6 @@ python tests/fuzz.py SECONDS [READER ...]     # seconds for each reader; ends wi
 """
 
 import json, multiprocessing as mp, os, shutil, sys, tempfile, time, traceback, warnings
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.folder import load_model, save_model
 from closp_nb.models.closp import new_model
 from closp_nb.data.catalog import Catalog, corpus_catalog
-from closp_nb.core import InputError
+from closp_nb.core import ClospError
 from closp_nb.explorer.workspace import read_visit
 from closp_nb.search.index import Index
 from closp_nb.synthetic.archives import WRITERS
@@ -76,7 +75,7 @@ def items(key):
 def prepare(d):
     "Small sound files, and who reads them: name -> (file or folder, reader)."
     cat = build_world(d / 'world', 24, train_frac=0.5, geotiffs=2, progress=False)
-    model = new_model(replace(CLOSP_NB, text='tiny')).eval()
+    model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     save_model(model, d / 'model')
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'index')
     cat.save(d / 'catalog.parquet', overwrite=True)
@@ -124,7 +123,7 @@ def work(job, folder, seed, stop, said):
         target.write_bytes(damage(pick.read_bytes(), r))
         try:
             read(bad)
-        except InputError:
+        except ClospError:
             pass
         except Exception as e:
             where = traceback.extract_tb(e.__traceback__)

@@ -4,7 +4,6 @@ python tests/kills.py KILLS [JOB ...]      # kills for each job; ends with what 
 """
 
 import os, random, signal, subprocess, sys, tempfile, time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def prepare(d):
     cat = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
     more = build_world(d / 'more', 120, seed=1, geotiffs=0, progress=False)
     assert not set(more.table.id) & set(cat.table.id)
-    model = new_model(replace(CLOSP_NB, text='tiny')).eval()
+    model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     save_model(model, d / 'model')
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'old')
     parts = lambda out: ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]

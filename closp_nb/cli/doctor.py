@@ -82,7 +82,6 @@ def caches() -> dict:  # folder -> bytes, or None where it is not there
 def self_test() -> dict:  # step -> seconds; raises `InputError` that names the step
     "The whole chain in small, with answers that are known."
     import numpy as np
-    from dataclasses import replace
     from closp_nb.data.hdf5 import close_corpora
 
     took, at, step = {}, time.perf_counter(), 'imports'
@@ -103,7 +102,7 @@ def self_test() -> dict:  # step -> seconds; raises `InputError` that names the 
             done('world')
             cat = build_world(Path(d) / 'world', 24, train_frac=0.5, geotiffs=0, progress=False)
             done('model')
-            save_model(new_model(replace(CLOSP_NB, text='tiny')).eval(), Path(d) / 'model')
+            save_model(new_model(CLOSP_NB.change(text_encoder='tiny')).eval(), Path(d) / 'model')
             done('index')
             Index.build(load_model(Path(d) / 'model'), cat, model_folder=Path(d) / 'model', progress=False).save(
                 Path(d) / 'index'

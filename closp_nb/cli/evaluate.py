@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from fastcore.script import Param
 from .. import __version__
-from ..core import InputError, check_disjoint, atomic_write, check_writable
+from ..core import ClospError, InputError, atomic_write, check_disjoint, check_writable
 
 # %% ../../nbs/8_commands/82_evaluate.ipynb #523fc6f5
 def _opened(index, model, catalog, queries, **kw):
@@ -86,7 +86,7 @@ def _pictures(folder, task, results, best):
     }.items():
         try:
             draw().savefig(folder / f'{name}.png', dpi=110)
-        except InputError as e:
+        except ClospError as e:
             notes.append(f'No {name}.png: {e}.')
     return notes
 

@@ -142,7 +142,7 @@ def calibrate_command(
     from closp_nb.data.catalog import open_catalog
 
     ix, m = _opened(index, model)
-    _, aside = train_valid_split(open_catalog(corpus), m.recipe.valid, m.recipe.seed)
+    _, aside = train_valid_split(open_catalog(corpus), m.recipe.data.valid_frac, m.recipe.seed)
     new = learn(ix, m, aside)
     new.save(index, overwrite=True)
     for key, c in new.about['calibration'].items():

@@ -8,11 +8,10 @@ __all__ = ['QUERIES', 'COMMANDS', 'samples_command', 'search_command', 'save_hit
 
 # %% ../../nbs/8_commands/84_main.ipynb #ad74ddf3
 import re, sys, warnings
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from fastcore.script import Param, anno_parser
-from ..core import InputError, check_disjoint, atomic_write, check_writable
+from ..core import ClospError, InputError, atomic_write, check_disjoint, check_writable
 from .doctor import doctor_command, extra_of
 from .evaluate import compare_command, evaluate_command
 from .index import add_command, calibrate_command, index_command, remove_command
@@ -283,11 +282,11 @@ def _write(out, model, world, table, cat, vectors, results, summary):
     save_model(model, out / 'model')
     ix, (_, aside) = (
         Index.build(model, cat, np.concatenate(vectors), out / 'model'),
-        train_valid_split(world, model.recipe.valid, model.recipe.seed),
+        train_valid_split(world, model.recipe.data.valid_frac, model.recipe.seed),
     )
     try:
         ix = calibration.calibrate(ix, model, aside, progress=False)  # on training tiles that training did not see
-    except InputError as e:
+    except ClospError as e:
         print(f'   note: {e}')
     ix.save(out / 'index')
     results.to_csv(out / 'results.csv', index=False, float_format='%.6f')
@@ -327,8 +326,8 @@ def demo_command(
 
     if recipe not in RECIPES:
         raise InputError(f"no recipe '{recipe}'; use one of {', '.join(RECIPES)}")
-    r = replace(RECIPES[recipe], towers=towers, text=text, place=place, seed=seed)
-    r = replace(r, epochs=r.epochs if epochs is None else epochs)
+    r = RECIPES[recipe].change(image_encoder=towers, text_encoder=text, location_encoder=place, seed=seed)
+    r = r.change(epochs=r.optim.epochs if epochs is None else epochs)
     if not 0 <= seed < 2**32:
         raise InputError(f'a seed is a whole number from 0 to {2**32 - 1}; got {seed}')
     if tiles and not Path(tiles).is_dir():
@@ -336,7 +335,7 @@ def demo_command(
     if tiles:
         check_disjoint(out, tiles)
     check_writable(out, force)
-    if r.epochs < 1:
+    if r.optim.epochs < 1:
         raise InputError(f'training needs at least one epoch; got {epochs}')
     blank = new_model(r).eval()  # a wrong tower or a missing text model is told before the work starts
     if place:
@@ -346,7 +345,7 @@ def demo_command(
             tmp.mkdir()
             world, real = _archive(tmp, n, seed, tiles, offline, workers)
             print(
-                f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, towers {r.towers}, text {r.text}, {r.epochs} epochs'
+                f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, towers {r.model.image_encoder}, text {r.model.text_encoder}, {r.optim.epochs} epochs'
             )
             model, table = fit(world, r)
             corpus = world.where(split='corpus')
@@ -444,7 +443,7 @@ def run_command(
     parser.error = partial(_told, name)
     try:
         f(**{k: v for k, v in vars(parser.parse_args(_westward(argv[words:]))).items() if k not in ('pdb', 'xtra')})
-    except InputError as e:
+    except ClospError as e:
         print(f'closp: {e}', file=sys.stderr)
     except ModuleNotFoundError as e:
         if not (extra := extra_of(e.name)):

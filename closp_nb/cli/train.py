@@ -13,12 +13,11 @@ from ..core import InputError, atomic_write, check_writable
 # %% ../../nbs/8_commands/80_train.ipynb #1b9e32d1
 def _changed(recipe, changes):
     "A recipe with fields changed, given as text: 'lr=1e-3,epochs=5'."
-    from closp_nb.models.config import RECIPES, read_recipe
-    from dataclasses import asdict
+    from closp_nb.models.config import RECIPES
 
     if recipe not in RECIPES:
         raise InputError(f"no recipe '{recipe}'; use one of {', '.join(RECIPES)}")
-    d = asdict(RECIPES[recipe])
+    d = RECIPES[recipe].flat()
     for c in filter(None, changes.split(',')):
         k, eq, v = (w.strip() for w in c.partition('='))
         if not eq or k not in d:
@@ -28,16 +27,16 @@ def _changed(recipe, changes):
             d[k] = {'true': True, 'false': False}[v.lower()] if kind is bool else kind(v)
         except (KeyError, ValueError) as e:
             raise InputError(f"--change {k}: '{v}' is no {kind.__name__}") from e
-    return read_recipe(d | dict(name=d['name'] if not changes else f'{recipe} ({changes})'))
+    return RECIPES[recipe].change(**d | dict(name=d['name'] if not changes else f'{recipe} ({changes})'))
 
 # %% ../../nbs/8_commands/80_train.ipynb #30eb5a26
 def train_command(
     corpus: str,  # a corpus or a catalog with a training split
     out: str = 'run',  # folder for log.csv, checkpoints/ and, at the end, model/
     recipe: str = 'closp_nb',  # or: paper
-    change: str = '',  # fields of the recipe: towers=resnet50,lr=1e-3,epochs=5
+    change: str = '',  # fields of the recipe: image_encoder=resnet50,lr=1e-3,epochs=5
     resume: bool = False,  # go on with the run that was broken off in the folder
-    every: int = 0,  # steps between checkpoints inside an epoch; 0: after each epoch only
+    checkpoint_steps: int = 0,  # steps between checkpoints inside an epoch; 0: after each epoch only
     nproc: int = 1,  # processes that share each batch
     workers: int = 0,  # processes that read tiles
     force: bool = False,  # replace the folder if it is there
@@ -47,13 +46,13 @@ def train_command(
     from closp_nb.data.catalog import open_catalog
     from closp_nb.training.train import train as fit
 
-    if nproc < 1 or every < 0:
-        raise InputError(f'--nproc starts at 1 and --every at 0; got {nproc} and {every}')
+    if nproc < 1 or checkpoint_steps < 0:
+        raise InputError(f'--nproc starts at 1 and --every at 0; got {nproc} and {checkpoint_steps}')
     r, cat = _changed(recipe, change), open_catalog(corpus)
     if not resume:
         if check_writable(out, force).exists():
             shutil.rmtree(out)
-    model, table = fit(cat, r, workers, folder=out, resume=resume, every=every, processes=nproc)
+    model, table = fit(cat, r, workers, folder=out, resume=resume, checkpoint_steps=checkpoint_steps, processes=nproc)
     print(table.round(4).tail(3).to_string())
     print(f'model {fingerprint(model)} in {out}/model\nclosp index {corpus} --model {out}/model')
 

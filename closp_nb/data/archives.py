@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import h5py
+import hdf5plugin  # noqa: F401, unpacks CaBuAr's BZip2
 import rasterio
 from rasterio.enums import Resampling
 from rasterio.windows import from_bounds, Window
 from scipy.ndimage import zoom
-from ..core import InputError, Skipped
+from ..core import ClospError, InputError, Skipped
 from ..sensors import S1, S2, S2L1C, S2RGB, TILE, Tile
 from ..units import band_name, guess_unit, select_bands, to_unit
 from ..labels import harmonize
@@ -129,7 +130,7 @@ def _cut(name, s, bands, unit, image, words, **about):
     shape, grid, pixels = image
     try:
         places = tile_grid(*shape)
-    except InputError as e:
+    except ClospError as e:
         places = [_Skip(e)]
     for at in places:
         id = name + (f'_{at[0]}_{at[1]}' if len(places) > 1 else '')
@@ -137,7 +138,7 @@ def _cut(name, s, bands, unit, image, words, **about):
             if isinstance(at, _Skip):
                 raise at
             yield _tile(id, s, bands, unit, pixels(*at), grid, *words(*at), about, *at)
-        except (InputError, OSError, rasterio.errors.RasterioError) as e:
+        except (ClospError, OSError, rasterio.errors.RasterioError) as e:
             yield _left(id, e)
 
 # %% ../../nbs/1_data/15_archives.ipynb #def28754
@@ -506,7 +507,7 @@ def _h5_find(names, looks, deep):
                     ]
                     for o in groups:
                         yield from [(f.name, o.name[1:], k) for k in looks if k in o] or [(f.name, o.name[1:], '')]
-            except (InputError, OSError, RuntimeError):
+            except (ClospError, OSError, RuntimeError):
                 yield f.name, '', ''
 
     return find
@@ -743,7 +744,7 @@ def read_item(
     try:
         for t in source.read(folder, item):
             out.append(t)  # one by one: what was read before a break is kept
-    except (InputError, OSError, KeyError, ValueError, TypeError, RuntimeError, rasterio.errors.RasterioError) as e:
+    except (ClospError, OSError, KeyError, ValueError, TypeError, RuntimeError, rasterio.errors.RasterioError) as e:
         out.append(_left('/'.join([source.key, *filter(None, item)]), e))
     return [replace(t, reason=t.reason.replace(f'{Path(folder)}/', '')) if isinstance(t, Skipped) else t for t in out]
 

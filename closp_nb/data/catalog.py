@@ -19,7 +19,7 @@ import shapely
 from fastcore.basics import patch
 from shapely.geometry import Point
 from tqdm.auto import tqdm
-from ..core import atomic_write, InputError
+from ..core import ClospError, InputError, atomic_write
 from ..sensors import ALL_SENSORS, S1, S2
 from ..labels import caption, harmonize
 from ..geodesy import _outline, footprint
@@ -358,7 +358,7 @@ def _windows(p, root):
             except TruncatedFile as e:
                 yield at, e
                 return
-            except InputError as e:
+            except ClospError as e:
                 yield at, e
 
 
@@ -394,7 +394,7 @@ def scan(
                         t.labels = tuple(str(named[rel]).split(';'))
                     t.id, t.source = f'{rel}@{at[0]},{at[1]}', t.source or source or root.name
                     seen.append(tile_row(t, p, f'{at[0]},{at[1]}', split))
-                except InputError as e:
+                except ClospError as e:
                     refused.append(
                         (
                             f'{p}@{at[0]},{at[1]}',
@@ -406,7 +406,7 @@ def scan(
                             ),
                         )
                     )
-        except InputError as e:
+        except ClospError as e:
             refused.append((str(p), str(e)))
         if len(seen) == 1 and not refused:
             seen[0]['id'] = rel

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
-from ..core import InputError, check_writable
+from ..core import ClospError, InputError, check_writable
 from ..sensors import S1, S2, S2L1C
 from ..units import as_sensor, convert
 from ..core import Skipped
@@ -68,7 +68,7 @@ def _guess(d):
         return 'corpus'
     try:
         return guess_archive(d)
-    except InputError:
+    except ClospError:
         return 'tiles' if (d / 'labels.csv').exists() else 'scenes'
 
 # %% ../../nbs/1_data/18_corpus.ipynb #3366bf37
@@ -112,7 +112,7 @@ def _raster_of(labels, scene):
 def _count(scene):
     try:
         return len(scene.windows())
-    except InputError:
+    except ClospError:
         return 1  # the item will fail, and say why
 
 
@@ -230,7 +230,7 @@ def _fill(h5, rows, left, src, p, item):
             row = tile_row(t, Path('crisislandmark.h5'), t.id, 'corpus')
             write_tile(h5, t)
             rows.append(row)
-        except InputError as e:
+        except ClospError as e:
             left.append(Skipped(t.id, 'skipped', str(e)))
     return len(got)
 

@@ -9,7 +9,7 @@ __all__ = ['safe_scene', 'sar_scene', 'loose_scene', 'geotiff_scene', 'stac_scen
 import json, os, re
 from pathlib import Path
 from xml.etree import ElementTree
-from ..core import InputError
+from ..core import ClospError, InputError
 from ..sensors import S1, S2, S2L1C, Sensor
 from .scenes import CLOUDS, Scene
 from .rasters import open_raster, display_name
@@ -387,7 +387,7 @@ def find_scenes(
     def take(where, make, *files):
         try:
             new = make()
-        except InputError as e:
+        except ClospError as e:
             left.append((str(where), str(e)))
             new = []
         for s in new if isinstance(new, list) else [new]:

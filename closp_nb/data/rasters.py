@@ -17,7 +17,7 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
-from ..core import atomic_write, InputError
+from ..core import ClospError, InputError, atomic_write
 from ..sensors import S1, S2, S2L1C, Sensor, TILE, Tile
 from ..units import band_name, guess_unit, offset_in, product_offset, select_bands, to_unit
 from ..geodesy import to_lonlat
@@ -204,7 +204,7 @@ def read_geotiff(
         x = read_raster(d, window=win)
         try:
             x, notes = select_bands(x, names, s)
-        except InputError as e:
+        except ClospError as e:
             raise InputError(f'{path}: {e}') from e
     if offset is None and 'offset' in tags:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
-from ..core import atomic_write, InputError
+from ..core import ClospError, atomic_write
 from ..sensors import ALL_SENSORS, show_tiles
 from ..labels import collision_share, LABELS
 from .catalog import pixel_hash
@@ -151,7 +151,7 @@ def unit_report(
         for i in sorted(rng.choice(index, min(per, len(index)), replace=False)):
             try:
                 t = cat[i]
-            except InputError as e:
+            except ClospError as e:
                 why = str(e).replace(str(cat.frame.path[i]), Path(cat.frame.path[i]).name)
                 wrong[why] = wrong.get(why, 0) + 1
                 continue

@@ -16,7 +16,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
-from ..core import InputError
+from ..core import ClospError, InputError
 from ..sensors import S2RGB, Sensor, Tile
 from ..labels import labels_by_area
 from .rasters import ENV, tile_grid, open_raster, display_name
@@ -297,7 +297,7 @@ def check_labels(
         return
     try:
         lost = labels_by_area(np.full((1, 1), int(raster.nodata)), nomenclature)
-    except InputError:
+    except ClospError:
         return
     if lost:
         raise InputError(
@@ -342,7 +342,7 @@ def _cut(r, row, col, labels, nomenclature, min_frac, max_cloud, max_gaps, mask)
         )
     except RasterioError as e:
         return Skipped(id, 'failed', f'a file breaks off in its pixels ({type(e).__name__}); fetch the scene again')
-    except InputError as e:
+    except ClospError as e:
         return Skipped(id, 'skipped', str(e))
 
 # %% ../../nbs/1_data/16_scenes.ipynb #c4d3593c

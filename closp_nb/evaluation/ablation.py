@@ -7,7 +7,6 @@ __all__ = ['RATES', 'ladder', 'run_recipe', 'run_all', 'ablate', 'compare_recipe
 
 # %% ../../nbs/6_evaluation/65_ablation.ipynb #2a6a6974
 import sys
-from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -28,22 +27,23 @@ def ladder(
     rates=RATES,
 ) -> dict:  # name -> Recipe
     "From the paper's objective to this book's, one change at a time."
-    same = {k: getattr(base, k) for k in ('towers', 'text', 'dim', 'epochs', 'bs', 'wd', 'valid', 'precision')}
-    paper = replace(PAPER, freeze=0, **same)
+    kept = ('image_encoder', 'text_encoder', 'dim', 'epochs', 'batch_size', 'weight_decay', 'valid_frac', 'precision')
+    same = {k: base.flat()[k] for k in kept}
+    paper = PAPER.change(freeze_epochs=0, **same)
     steps: dict = {
-        '+ temperature': dict(scale=1 / 0.07, learn_scale=True),
+        '+ temperature': dict(logit_scale=1 / 0.07, learn_logit_scale=True),
         '+ graded targets': dict(targets='jaccard'),
-        '+ mean pooling': dict(pooling='mean'),
-        '+ text head, no random layer': dict(reader='head', head=0),
-        '+ asked targets': dict(targets='asked'),
+        '+ mean pooling': dict(text_pooling='mean'),
+        '+ text head, no random layer': dict(text_finetune='adapter', head=0),
+        '+ coverage targets': dict(targets='coverage'),
         '+ both sensors at once': dict(joint=True),
     }
-    out = {'paper, as published': paper} | {f'paper, rate {r:g}': replace(paper, lr=r) for r in rates}
-    now = replace(paper, lr=rates[len(rates) // 2])
+    out = {'paper, as published': paper} | {f'paper, rate {r:g}': paper.change(lr=r) for r in rates}
+    now = paper.change(lr=rates[len(rates) // 2])
     for name, change in steps.items():
-        out[name] = now = replace(now, **change)
-    return {k: replace(r, name=k) for k, r in out.items()} | {
-        'closp_nb (+ phrases, turns, speckle)': replace(base, name='closp_nb')
+        out[name] = now = now.change(**change)
+    return {k: r.change(name=k) for k, r in out.items()} | {
+        'closp_nb (+ phrases, turns, speckle)': base.change(name='closp_nb')
     }
 
 # %% ../../nbs/6_evaluation/65_ablation.ipynb #9284e740
@@ -79,7 +79,7 @@ def run_all(
         for seed in seeds:
             path = folder / f"{''.join(c if c.isalnum() else '_' for c in name)}-{seed}.csv"
             if not path.exists():
-                got = run_recipe(cat, replace(r, name=name, seed=seed))
+                got = run_recipe(cat, r.change(name=name, seed=seed))
                 with atomic_write(path) as tmp:
                     got[got.metric.isin(metrics)].to_csv(tmp, index=False, float_format='%.6f')
             parts.append(pd.read_csv(path))

@@ -10,7 +10,6 @@ __all__ = ['WAYS', 'SLIDER', 'KEPT', 'crisis_regions', 'held_out_regions', 'regi
 
 # %% ../../nbs/6_evaluation/66_geography.ipynb #0a0985f8
 import sys
-from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -170,16 +169,16 @@ def geo_recipes(
     place: str = 'tiny',  # place tower
 ) -> dict:  # name -> Recipe; the first has no place
     "CLOSP, GeoCLOSP as the paper has it, and four switches."
-    geo = replace(base, place=place)
+    geo = base.change(location_encoder=place)
     found = {
-        'CLOSP': replace(base, place=''),
+        'CLOSP': base.change(location_encoder=''),
         'GeoCLOSP': geo,
-        'GeoCLOSP, weight 1/4': replace(geo, place_weight=0.25),
-        'GeoCLOSP, 500 km noise': replace(geo, place_noise=5e5),
-        'GeoCLOSP, half hidden': replace(geo, place_drop=0.5),
-        'GeoCLOSP, place and text': replace(geo, place_text=1.0),
+        'GeoCLOSP, weight 1/4': geo.change(location_weight=0.25),
+        'GeoCLOSP, 500 km noise': geo.change(location_jitter=5e5),
+        'GeoCLOSP, half hidden': geo.change(location_drop=0.5),
+        'GeoCLOSP, place and text': geo.change(location_text_weight=1.0),
     }
-    return {k: replace(r, name=k) for k, r in found.items()}
+    return {k: r.change(name=k) for k, r in found.items()}
 
 
 def run_geo(
@@ -214,7 +213,7 @@ def run_geo(
             {k: set(h.index[h[k] > 0]) for k in CRISIS_LABELS},
         )
         parts.append(lean.assign(group='crises', gallery='both', metric='wrong hits at home'))
-        if recipe.place and name != 'unseen':
+        if recipe.model.location_encoder and name != 'unseen':
             parts.append(
                 location_weight_sweep(model, v, gallery).assign(
                     group='around a place', gallery='both', metric='nDCG@100'
@@ -257,8 +256,8 @@ def ablate_geo(
             for seed in seeds:
                 path = folder / f"{''.join(c if c.isalnum() else '_' for c in name)}-{how}-{seed}.csv"
                 if not path.exists():
-                    got, model = run_geo(cat, replace(r, seed=seed), how, region)
-                    if r.place and how == 'random':
+                    got, model = run_geo(cat, r.change(seed=seed), how, region)
+                    if r.model.location_encoder and how == 'random':
                         with atomic_write(path.with_suffix('.map'), overwrite=True) as tmp:
                             where_on_earth(model, CRISIS_LABELS + ('snow and ice',)).to_csv(
                                 tmp, index=False, float_format='%.4f'

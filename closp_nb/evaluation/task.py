@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from ..core import InputError
+from ..core import ClospError, InputError
 from ..sensors import ALL_SENSORS
 from ..data.catalog import Catalog
 from ..data.splits import leaks
@@ -438,7 +438,7 @@ def score_task(
             for name, f in wanted.items():
                 try:
                     value, floor, n = f(run, gain, right)
-                except InputError as e:
+                except ClospError as e:
                     lost[gallery, land, name] = str(e)
                     continue
                 parts.append(

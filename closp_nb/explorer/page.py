@@ -14,7 +14,7 @@ from pathlib import Path
 import ipywidgets as w
 import numpy as np
 from fastcore.basics import patch
-from ..core import InputError
+from ..core import ClospError, InputError
 from ..sensors import SENSORS, quicklook
 from ..labels import LABELS
 from ..search.searcher import Searcher
@@ -200,7 +200,7 @@ def _told(f):
     def inner(self, *a, **kw):
         try:
             return f(self, *a, **kw)
-        except InputError as e:
+        except ClospError as e:
             self.say(str(e))
         except Exception as e:
             self.say(f'this did not work ({type(e).__name__}: {e}); what was there is kept')

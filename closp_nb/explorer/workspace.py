@@ -10,7 +10,7 @@ import base64, html, json
 from datetime import date, datetime, timezone
 import ipywidgets as w
 from .. import __version__
-from ..core import InputError
+from ..core import ClospError, InputError
 from ..sensors import SENSORS
 from ..search.hits import draw_map, png
 from .page import Explorer, NOTHING, QUESTION, card, carry
@@ -245,7 +245,7 @@ class Desk:
         "Offer a file as a link that carries it."
         try:
             raw = make().encode()
-        except InputError as e:
+        except ClospError as e:
             self.link.value = f'<span role="alert">{html.escape(str(e))}</span>'
         else:
             self.link.value = carry(name, raw)
@@ -254,7 +254,7 @@ class Desk:
         "Open a visit."
         try:
             v = read_visit(raw)
-        except InputError as e:
+        except ClospError as e:
             self.link.value = f'<span role="alert">{html.escape(str(e))}</span>'
             return
         self.link.value = ''

@@ -48,17 +48,23 @@ class CLOSP(nn.Module):
     ):
         super().__init__()
         self.recipe, self.said, self.images, self.text = recipe, asdict(recipe), nn.ModuleDict(images), text
-        self.project = nn.ModuleDict({k: nn.Linear(int(t.dim), recipe.dim) for k, t in images.items()})
-        if text.dim != recipe.dim:
+        self.project = nn.ModuleDict({k: nn.Linear(int(t.dim), recipe.model.dim) for k, t in images.items()})
+        if text.dim != recipe.model.dim:
             raise InputError(
-                f'the text tower gives {text.dim} numbers, the shared space has {recipe.dim}; make them equal in the recipe'
+                f'the text tower gives {text.dim} numbers, the shared space has {recipe.model.dim}; make them equal in the recipe'
             )
-        self.text_head = nn.Linear(int(text.dim), recipe.dim) if recipe.reader == 'head' else None
+        self.text_head = nn.Linear(int(text.dim), recipe.model.dim) if recipe.model.text_finetune == 'adapter' else None
         if self.text_head is not None:
             nn.init.zeros_(self.text_head.weight)
             nn.init.zeros_(self.text_head.bias)
-        self.log_scale = nn.Parameter(torch.tensor(recipe.scale).log(), requires_grad=recipe.learn_scale)
-        self.bias = nn.Parameter(torch.tensor(init_bias(recipe.batch_size))) if recipe.loss == 'sigmoid' else None
+        self.log_scale = nn.Parameter(
+            torch.tensor(recipe.model.logit_scale).log(), requires_grad=recipe.model.learn_logit_scale
+        )
+        self.bias = (
+            nn.Parameter(torch.tensor(init_bias(recipe.optim.batch_size)))
+            if recipe.loss.objective == 'sigmoid'
+            else None
+        )
 
     @property
     def scale(self):
@@ -106,11 +112,13 @@ def new_model(
     torch.default_generator.manual_seed(
         recipe.seed
     )  # the processor's, where weights begin; a GPU's random numbers are not touched
-    images = image_encoders(recipe.towers, sensors, **(dict(head=recipe.head) if recipe.head else {}))
-    kw = (dict(pooling=recipe.pooling) if recipe.text == 'minilm' else {}) | (
-        dict(reader='all') if recipe.reader == 'all' else {}
+    images = image_encoders(
+        recipe.model.image_encoder, sensors, **(dict(head=recipe.model.head) if recipe.model.head else {})
     )
-    return CLOSP(images, text_encoder(recipe.text, **kw), recipe)
+    kw = (dict(pooling=recipe.model.text_pooling) if recipe.model.text_encoder == 'minilm' else {}) | (
+        dict(finetune='full') if recipe.model.text_finetune == 'full' else {}
+    )
+    return CLOSP(images, text_encoder(recipe.model.text_encoder, **kw), recipe)
 
 # %% ../../nbs/3_models/35_closp.ipynb #36307902
 def closp_losses(
@@ -120,12 +128,12 @@ def closp_losses(
     | str = CLOSP_NB,  # which loss and targets; a word names the targets alone, and the loss is the one that the model was built for
 ) -> dict:  # sensor key + '_loss' -> scalar; the total is their sum; raises `InputError` if model and recipe want different losses
     "One loss per sensor between tiles and captions."
-    kind = recipe if isinstance(recipe, str) else recipe.targets
-    if isinstance(recipe, Recipe) and (recipe.loss == 'sigmoid') != ('bias' in out):
+    kind = recipe if isinstance(recipe, str) else recipe.loss.targets
+    if isinstance(recipe, Recipe) and (recipe.loss.objective == 'sigmoid') != ('bias' in out):
         raise InputError(
-            f"the recipe '{recipe.name}' asks for the {recipe.loss} loss, which this model was not built for; make the model with new_model(recipe)"
+            f"the recipe '{recipe.name}' asks for the {recipe.loss.objective} loss, which this model was not built for; make the model with new_model(recipe)"
         )
-    if isinstance(recipe, Recipe) and recipe.joint and 'bias' not in out:
+    if isinstance(recipe, Recipe) and recipe.loss.joint and 'bias' not in out:
         parts = joint_loss(
             [out[k]['image'] for k in y], [out[k]['text'] for k in y], list(y.values()), kind, out['scale']
         )

@@ -224,7 +224,7 @@ def find_minilm(
     return p
 
 # %% ../../nbs/3_models/31_encoders.ipynb #98f2a297
-TEXT_FINETUNE = ('frozen', 'head', 'all')
+TEXT_FINETUNE = ('none', 'adapter', 'full')
 
 
 @register(TEXT_ENCODERS, 'minilm')
@@ -237,18 +237,18 @@ class MiniLM(nn.Module):
         self,
         pooling: str = 'mean',  # 'mean' over tokens, or 'cls': the first one, as the paper
         path=None,  # see `find_minilm`
-        reader: str = 'frozen',  # 'all' lets it learn; 'head' is 'frozen' here
+        finetune: str = 'none',  # 'full' lets it learn; 'adapter' is 'none' here
     ):
         super().__init__()
         if pooling not in ('mean', 'cls'):
             raise InputError(f"no pooling '{pooling}'; use mean or cls")
-        if reader not in TEXT_FINETUNE:
-            raise InputError(f"no reader '{reader}'; use {', '.join(TEXT_FINETUNE)}")
+        if finetune not in TEXT_FINETUNE:
+            raise InputError(f"no finetune '{finetune}'; use {', '.join(TEXT_FINETUNE)}")
         from transformers import AutoModel, AutoTokenizer, logging
 
         logging.disable_progress_bar()
         folder = str(find_minilm(path))
-        self.learns = reader == 'all'
+        self.learns = finetune == 'full'
         self.net = (
             AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
             .eval()
@@ -294,14 +294,14 @@ class TinyTextEncoder(nn.Module):
         self,
         dim: int = 384,  # numbers per sentence
         buckets: int = 1024,
-        reader: str = 'frozen',  # 'all' lets the projection learn
+        finetune: str = 'none',  # 'full' lets the projection learn
     ):
         super().__init__()
-        if reader not in TEXT_FINETUNE:
-            raise InputError(f"no reader '{reader}'; use {', '.join(TEXT_FINETUNE)}")
+        if finetune not in TEXT_FINETUNE:
+            raise InputError(f"no finetune '{finetune}'; use {', '.join(TEXT_FINETUNE)}")
         self.dim, self.buckets = dim, buckets
         mix = torch.randn(buckets, dim, generator=torch.Generator().manual_seed(0)) / dim**0.5
-        if reader == 'all':
+        if finetune == 'full':
             self.mix = nn.Parameter(mix)
         else:
             self.register_buffer('mix', mix, persistent=False)

@@ -10,7 +10,7 @@ import hashlib, json
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
-from ..core import atomic_write, InputError
+from ..core import ClospError, InputError, atomic_write
 from ..sensors import ALL_SENSORS
 from ..labels import LABELS
 from .config import read_recipe
@@ -22,7 +22,7 @@ def _described(model):
     "What the weights mean, as plain data."
     return dict(
         kind=model.kind,
-        dim=model.recipe.dim,
+        dim=model.recipe.model.dim,
         labels=list(LABELS),
         recipe=model.said,
         sensors={
@@ -42,7 +42,7 @@ def _weights(model):
     return {
         k: v.detach().cpu().contiguous()
         for k, v in model.state_dict().items()
-        if model.recipe.reader == 'all' or not k.startswith('text.')
+        if model.recipe.model.text_finetune == 'full' or not k.startswith('text.')
     }
 
 
@@ -104,7 +104,7 @@ def load_model(
             )
     try:
         recipe = read_recipe(d['recipe'])
-    except InputError as e:
+    except ClospError as e:
         raise InputError(
             f'{folder} has a recipe that this version does not know ({e}); use the version that trained it'
         ) from e

@@ -217,7 +217,7 @@ class GeoCLOSP(CLOSP):
     ):
         super().__init__(images, text, recipe)
         self.place = place or location_encoder('tiny')
-        self.project_place = nn.Linear(self.place.dim, recipe.dim)
+        self.project_place = nn.Linear(self.place.dim, recipe.model.dim)
 
     @classmethod
     def around(
@@ -253,10 +253,10 @@ class GeoCLOSP(CLOSP):
         for k, b in batch.items():
             x = _on_earth(b['lonlat'], missing=True)
             here = x.isfinite().all(1)
-            if self.training and r.place_drop:
-                here = here & (torch.rand(len(x), device=x.device) >= r.place_drop)
-            if self.training and r.place_noise:
-                x = jitter_lonlat(x, r.place_noise)
+            if self.training and r.data.location_drop:
+                here = here & (torch.rand(len(x), device=x.device) >= r.data.location_drop)
+            if self.training and r.data.location_jitter:
+                x = jitter_lonlat(x, r.data.location_jitter)
             out[k] |= dict(
                 place=self.encode_place(x.where(here[:, None], x.new_zeros(())))
                 * here[:, None].to(self.log_scale.device),
@@ -269,7 +269,7 @@ class GeoCLOSP(CLOSP):
         mine = {k.removeprefix('place.'): v for k, v in w.items() if k.startswith('place.')}
         if mine and {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in self.place.state_dict().items()}:
             self.place = _like(mine)
-            self.project_place = nn.Linear(self.place.dim, self.recipe.dim)
+            self.project_place = nn.Linear(self.place.dim, self.recipe.model.dim)
 
 # %% ../../nbs/3_models/36_geoclosp.ipynb #29c3b3c1
 def geoclosp_losses(
@@ -281,7 +281,7 @@ def geoclosp_losses(
     "The bridge's losses and those with the place per sensor, weighted so that each sensor's sum is a mean."
     parts, (r, kind) = (
         closp_losses(out, y, recipe),
-        (CLOSP_NB, recipe) if isinstance(recipe, str) else (recipe, recipe.targets),
+        (CLOSP_NB, recipe) if isinstance(recipe, str) else (recipe, recipe.loss.targets),
     )
     for k in y:
         here = out[k]['located']
@@ -290,8 +290,8 @@ def geoclosp_losses(
             y[k][here],
             here.float().mean(),
         )
-        extra = {'place': (r.place_weight, image, place, 'diagonal')} | (
-            {'words': (r.place_text, place, text, kind)} if r.place_text else {}
+        extra = {'place': (r.loss.location_weight, image, place, 'diagonal')} | (
+            {'words': (r.loss.location_text_weight, place, text, kind)} if r.loss.location_text_weight else {}
         )
         total = 1 + share * sum(w for w, *_ in extra.values())
         parts[f'{k}_loss'] = parts[f'{k}_loss'] / total

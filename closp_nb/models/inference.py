@@ -77,7 +77,7 @@ def embed(
     if precision not in ('float32', 'bf16'):
         raise InputError(f"no precision '{precision}'; use float32 or bf16")
     model.eval()
-    out = np.zeros((len(cat), model.recipe.dim), 'float32')
+    out = np.zeros((len(cat), model.recipe.model.dim), 'float32')
     with (
         tqdm(total=len(cat), desc='embed', disable=not progress) as bar,
         on_device(model, device),

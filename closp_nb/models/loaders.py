@@ -33,7 +33,7 @@ def augment(
     rng: np.random.Generator,
     flips: str = 'dihedral',  # none | flips: mirrored along rows, columns, both or not | dihedral: quarter turns as well
     speckle: float = 8.0,  # fewest looks of the speckle laid over radar, 1 or more; at most five times as many; 0 lays none
-    weather: float = 1.0,  # times the change of light, haze and gain; 0 leaves it out
+    radiometric_jitter: float = 1.0,  # times the change of light, haze and gain; 0 leaves it out
 ) -> np.ndarray:  # another view of the same ground; raises `InputError` for other flips or looks
     "A random turn or mirror image of a tile, on another day."
     if flips not in FLIPS:
@@ -45,11 +45,13 @@ def augment(
     if flips == 'dihedral':
         x = np.rot90(x[:, :, ::-1] if rng.random() < 0.5 else x, rng.integers(4), axes=(1, 2))
     if s.unit == 'reflectance':
-        gain = np.exp(weather * (rng.normal(0, 0.12) + rng.normal(0, 0.05, len(x))))
-        veil = weather * abs(rng.normal(0, 0.015)) * (np.array([b.wavelength for b in s.bands]) / 443) ** -1.6
+        gain = np.exp(radiometric_jitter * (rng.normal(0, 0.12) + rng.normal(0, 0.05, len(x))))
+        veil = (
+            radiometric_jitter * abs(rng.normal(0, 0.015)) * (np.array([b.wavelength for b in s.bands]) / 443) ** -1.6
+        )
         return (x * gain[:, None, None] + veil[:, None, None]).astype('float32')
     looks = rng.uniform(speckle, 5 * speckle)
-    x = x + weather * rng.normal(0, 0.8) + weather * rng.normal(0, 0.4, (len(x), 1, 1))
+    x = x + radiometric_jitter * rng.normal(0, 0.8) + radiometric_jitter * rng.normal(0, 0.4, (len(x), 1, 1))
     return (x + 10 * np.log10(rng.gamma(looks, 1 / looks, x.shape)) if speckle else x).astype('float32')
 
 # %% ../../nbs/3_models/30_loaders.ipynb #0265b61f
@@ -61,8 +63,8 @@ class TileDataset(Dataset):
         cat,  # Catalog; its rows must all be of one sensor
         train: bool = False,  # vary the views?
         cache: bool = False,  # keep decoded pixels in memory?
-        reword: float = 0.0,  # how often a training caption comes as a phrase, 0 to 1
-        views=True,  # in training, does a tile look otherwise each time? True, False, or words for `augment`: {'flips': 'none'}
+        caption_augmentation: float = 0.0,  # how often a training caption comes as a phrase, 0 to 1
+        augmentation=True,  # in training, does a tile look otherwise each time? True, False, or words for `augment`: {'flips': 'none'}
     ):
         t = cat.table  # not `frame`: nobody here asks for shapes
         kinds = sorted(set(t.sensor))
@@ -75,9 +77,9 @@ class TileDataset(Dataset):
             train,
             ALL_SENSORS[kinds[0]],
             {} if cache else None,
-            reword,
+            caption_augmentation,
         )
-        self.views, self.ids = {} if views is True else views, t.id.tolist()
+        self.views, self.ids = {} if augmentation is True else augmentation, t.id.tolist()
         self.y, self.captions = torch.from_numpy(multihot(t.labels)), t.caption.tolist()
         self.lonlat = torch.tensor(t[['lon', 'lat']].to_numpy(), dtype=torch.float32)
 
@@ -136,9 +138,15 @@ class PairedBatchSampler:
         batch_size: int,  # tiles per sensor in a batch
         shuffle: bool = True,
         seed: int = 0,  # epoch e is shuffled with (seed, e)
-        views=None,  # torch.Generator: draw a seed for each view from it, and ask for (row, seed)
+        augmentation=None,  # torch.Generator: draw a seed for each view from it, and ask for (row, seed)
     ):
-        self.sizes, self.batch_size, self.shuffle, self.seed, self.views = sizes, batch_size, shuffle, seed, views
+        self.sizes, self.batch_size, self.shuffle, self.seed, self.views = (
+            sizes,
+            batch_size,
+            shuffle,
+            seed,
+            augmentation,
+        )
         self.epoch, self.first, self.part = (
             0,
             0,
@@ -198,14 +206,16 @@ def train_loader(
     seed: int = 0,  # of the shuffling
     cache: bool = True,  # keep decoded pixels in memory
     workers: int = 0,  # processes that read; each opens its own files
-    reword: float = 0.0,  # how often a training caption comes as a phrase
-    views=True,  # in training, does a tile look otherwise each time? True, False, or words for `augment`: {'flips': 'none'}
+    caption_augmentation: float = 0.0,  # how often a training caption comes as a phrase
+    augmentation=True,  # in training, does a tile look otherwise each time? True, False, or words for `augment`: {'flips': 'none'}
     rng=None,  # torch.Generator for the seeds of the views; without it torch's own, as tiles are read
     kind=TileDataset,  # of the datasets
 ) -> DataLoader:  # of whole batches; raises `InputError` if there are no tiles
     "Batches with all sensors of a catalog side by side."
     sets = {
-        k: kind(cat.where(sensor=k), train, cache, reword, views) for k in ALL_SENSORS if (cat.table.sensor == k).any()
+        k: kind(cat.where(sensor=k), train, cache, caption_augmentation, augmentation)
+        for k in ALL_SENSORS
+        if (cat.table.sensor == k).any()
     }
     if not sets:
         raise InputError('there are no tiles to load; check the split and the sensor')

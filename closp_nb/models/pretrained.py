@@ -518,15 +518,15 @@ def published_recipe(
         ours[c['vision_model_key']] + (f":{c[f'{s}_head_dim']}" if c[f'{s}_head_dim'] else '') for s in ('s1', 's2')
     ]
     return dict(
-        towers='+'.join(dict.fromkeys(towers)),
+        image_encoder='+'.join(dict.fromkeys(towers)),
         head=0,
-        text='minilm',
-        pooling='cls',
-        reader='all',
-        place='satclip_l10' if c['use_location_encoder'] else '',
+        text_encoder='minilm',
+        text_pooling='cls',
+        text_finetune='full',
+        location_encoder='satclip_l10' if c['use_location_encoder'] else '',
         dim=c['projection_dim'],
-        scale=float(c['logit_scale_init_value']),
-        learn_scale=False,
+        logit_scale=float(c['logit_scale_init_value']),
+        learn_logit_scale=False,
     )
 
 
@@ -551,7 +551,7 @@ def published_state(
         )
     for k in SENSORS:
         w |= dict(zip((f'images.{k}.gain', f'images.{k}.shift'), scaling_map(SENSORS[k], 'paper')))
-    w['log_scale'] = torch.tensor(recipe['scale']).log()
+    w['log_scale'] = torch.tensor(recipe['logit_scale']).log()
     if 'place.nnet.layers.0.weight' in w:
         n = w['place.nnet.layers.0.weight'].shape[1]
         l = torch.arange(math.isqrt(n))

@@ -34,7 +34,7 @@ def start_parts(
         raise InputError(f'{data} holds no tiles; build it again')
     about = dict(
         fingerprint=fingerprint(m),
-        dim=m.recipe.dim,
+        dim=m.recipe.model.dim,
         count=len(cat),
         part=part,
         precision=precision,

@@ -11,7 +11,7 @@ import base64, html, re
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd
-from ..core import InputError
+from ..core import ClospError
 from ..sensors import Tile
 from ..labels import LABELS, caption
 from ..geodesy import km_between
@@ -96,7 +96,7 @@ def nearest_training_tile(
         cat, row = best.pop('where')
         try:
             best['alike'] = float(ask.tile_vector(cat[row]) @ z)
-        except (InputError, OSError):
+        except (ClospError, OSError):
             best['alike'] = np.nan  # its pixels are not there any more: where it lay is still known
     return best
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import faiss
 from fastcore.basics import patch
-from ..core import atomic_write, InputError
+from ..core import ClospError, InputError, atomic_write
 from ..labels import caption, LABELS
 from ..data.catalog import Catalog
 from ..models.folder import fingerprint
@@ -88,7 +88,7 @@ class Index:
         made = suggest_store(kind)
         if not len(cat):
             raise InputError('there are no tiles to index; check the catalog')
-        z = _good(embed(model, cat, **kw) if vectors is None else vectors, cat, model.recipe.dim)
+        z = _good(embed(model, cat, **kw) if vectors is None else vectors, cat, model.recipe.model.dim)
         asked = probe_queries(model, z)
         store = made.build(z, queries=asked)
         return cls(
@@ -225,7 +225,7 @@ def _open(folder, said, whole):
         n = pq.ParquetFile(rows).metadata.num_rows
         if not len(store) == len(store.z) == n == about['count']:
             raise InputError(f'{folder} does not fit together: {len(store)} vectors, {n} rows; build the index again')
-    except InputError:
+    except ClospError:
         raise
     except Exception as e:
         raise InputError(f'{folder} is damaged ({type(e).__name__}); build the index again') from e
@@ -251,7 +251,7 @@ def load(
             ) from e
         try:
             out = _open(folder, said, whole)
-        except InputError:
+        except ClospError:
             moving = said is None and any(folder.with_name(f'.{folder.name}.{end}').exists() for end in ('part', 'old'))
             if last or _said(folder) == said and not moving:
                 raise

@@ -181,7 +181,6 @@ def write_bigearthnet_v1(
 # %% ../../nbs/2_synthetic/20_archives.ipynb #4e0301d6
 #| export
 
-
 # %% ../../nbs/2_synthetic/20_archives.ipynb #595e9f96
 def _v2_tables(folder, n):
     "metadata.parquet, and the table of places with snow or cloud, which gets the last one."

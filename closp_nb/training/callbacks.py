@@ -102,7 +102,7 @@ def learned(model) -> dict:  # name -> tensor, a copy; without a reader that sta
     return {
         k: v.detach().clone()
         for k, v in model.state_dict().items()
-        if model.recipe.reader == 'all' or not k.startswith('text.')
+        if model.recipe.model.text_finetune == 'full' or not k.startswith('text.')
     }
 
 
@@ -134,16 +134,16 @@ def recipe_callbacks(
     model=None,  # that will be trained; a fresh one has no layers that came with weights
 ) -> list:  # of callbacks; raises `InputError` if all that has weights shall stay frozen and nothing has
     "The guards that a recipe needs."
-    if recipe.freeze < 0 and not any(
+    if recipe.optim.freeze_epochs < 0 and not any(
         getattr(m, 'loaded', False) or getattr(m, 'pretrained', ()) for m in (model.modules() if model else ())
     ):
         raise InputError(
             'freeze=-1 keeps layers that came with weights as they are, but none did; load weights into a tower first, or set freeze=0'
         )
-    half = [Bf16(), ChannelsLast()] if recipe.precision == 'bf16' else []
+    half = [Bf16(), ChannelsLast()] if recipe.optim.precision == 'bf16' else []
     return (
         [ClampLogitScale()]
-        + [Freeze(recipe.freeze)] * bool(recipe.freeze)
+        + [Freeze(recipe.optim.freeze_epochs)] * bool(recipe.optim.freeze_epochs)
         + half
-        + [EarlyStopping(recipe.patience)] * bool(recipe.patience)
+        + [EarlyStopping(recipe.optim.patience)] * bool(recipe.optim.patience)
     )

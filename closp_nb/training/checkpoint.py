@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load, save_file
 from fastai.callback.core import Callback
-from ..core import InputError, atomic_write
+from ..core import ClospError, InputError, atomic_write
 from ..models.config import Recipe
 from .callbacks import learned
 from .learner import pretrained_params
@@ -207,14 +207,14 @@ class Checkpoint(Callback):
         self,
         folder,  # of checkpoints
         recipe: Recipe,
-        every: int = 0,  # steps between checkpoints inside an epoch; 0 for none
+        checkpoint_steps: int = 0,  # steps between checkpoints inside an epoch; 0 for none
         resume: bool = False,  # go on from the last one that is whole; from the start if there is none
         write: bool = True,  # or only read them, as all but the first of several processes do
     ):
         self.place, self.recipe_now, self.every, self.resumes, self.writes, self.found, self.notes = (
             Path(folder),
             recipe,
-            every,
+            checkpoint_steps,
             resume,
             write,
             None,
@@ -233,7 +233,7 @@ class Checkpoint(Callback):
         for path in reversed(checkpoints(self.place) if self.resumes else []):
             try:
                 self.found = read_checkpoint(path)
-            except InputError as e:
+            except ClospError as e:
                 self.notes.append(str(e).partition(';')[0])
                 continue
             _same_run(path, self.found[1]['who'], self.who)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from fastai.callback.core import Callback
-from ..core import InputError
+from ..core import ClospError, InputError
 
 # %% ../../nbs/4_training/44_distributed.ipynb #b8d6d8e3
 def rank_and_world_size() -> tuple:  # (which process am I, of how many)
@@ -132,7 +132,7 @@ def _work(mine, of, place, job, threads):
     try:
         f, args, kw = _unpacked(job)
         f(*args, **kw)
-    except InputError as e:
+    except ClospError as e:
         (Path(place) / f'refused-{mine}').write_text(str(e))
         raise
     dist.destroy_process_group()

@@ -110,9 +110,9 @@ class FeatureDataset(TileDataset):
     "Like `TileDataset`, with a frozen tower's features instead of pixels."
 
     def __init__(
-        self, cat, train=False, cache=False, reword=0.0, views=False, rows=None
+        self, cat, train=False, cache=False, caption_augmentation=0.0, augmentation=False, rows=None
     ):  # rows: sensor key -> {tile id: features}
-        super().__init__(cat, train, False, reword, False)
+        super().__init__(cat, train, False, caption_augmentation, False)
         self.rows = rows[self.sensor.key]
 
     def pixels(self, i):

@@ -15,11 +15,12 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import ProgressCallback
 from fastai.data.core import DataLoaders
+import fastai.callback.schedule  # noqa: F401, gives Learner `fit_one_cycle`
 from fastai.learner import AvgMetric, Learner
 from fastai.torch_core import set_seed
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from ..core import atomic_write, InputError
+from ..core import ClospError, InputError, atomic_write
 from ..sensors import ALL_SENSORS
 from ..data.splits import train_valid_split
 from ..models.loaders import TileDataset, train_loader
@@ -96,7 +97,7 @@ class ClospLearner(Learner):
     def _call_one(self, event):
         try:
             super()._call_one(event)
-        except InputError as e:
+        except ClospError as e:
             raise InputError(str(e).rpartition('\n\t')[2]) from None  # fastai puts a line before it
 
     def _do_fit(self):
@@ -166,19 +167,21 @@ def fit(
     "Run a recipe's schedule."
     learn.create_opt()
     old = pretrained_params(learn.model)
-    peaks = [recipe.lr * (recipe.body_lr if g[0] in old else 1) for g in learn.opt.param_lists]
+    peaks = [recipe.optim.lr * (recipe.optim.pretrained_lr_scale if g[0] in old else 1) for g in learn.opt.param_lists]
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(recipe.epochs, peaks if len(peaks) > 1 else recipe.lr, pct_start=0.25)
+        learn.fit_one_cycle(recipe.optim.epochs, peaks if len(peaks) > 1 else recipe.optim.lr, pct_start=0.25)
     return learn.watch.table
 
 # %% ../../nbs/4_training/40_learner.ipynb #5de362fd
 def _takes_on(model, recipe):
     "A model goes on by another recipe, which must describe it."
-    for f in ('towers', 'head', 'text', 'pooling', 'reader', 'dim', 'loss'):
-        has, wants = getattr(model.recipe, f), getattr(recipe, f)
+    fixed = ('image_encoder', 'head', 'text_encoder', 'text_pooling', 'text_finetune', 'dim', 'objective')
+    old, new = model.recipe.flat(), recipe.flat()
+    for f in fixed:
+        has, wants = old[f], new[f]
         if has != wants:
             raise InputError(
-                f"the model was built with {f}={has!r}, the recipe says {wants!r}; train it with replace(recipe, {f}={has!r}), or leave the model out to start a new one"
+                f"the model was built with {f}={has!r}, the recipe says {wants!r}; train it with recipe.change({f}={has!r}), or leave the model out to start a new one"
             )
     model.recipe, model.said = recipe, asdict(recipe)
 
@@ -188,19 +191,19 @@ def closp_learner(
     recipe: Recipe = CLOSP_NB,
     model=None,  # CLOSP to go on with; a new one if left out
     workers: int = 0,  # processes that read tiles
-    views: bool = True,  # in training, does a tile look otherwise each time?
+    augmentation: bool = True,  # in training, does a tile look otherwise each time?
     kind=TileDataset,  # of the datasets
     cbs=(),  # fastai callbacks
 ) -> ClospLearner:  # with `.watch.table`; raises `InputError` if there is too little to train on
     "A fastai learner for a catalog and a recipe."
     set_seed(recipe.seed, reproducible=True)
-    train, valid = train_valid_split(cat, recipe.valid, recipe.seed)
+    train, valid = train_valid_split(cat, recipe.data.valid_frac, recipe.seed)
     keys, seeds = tuple(k for k in ALL_SENSORS if (train.frame.sensor == k).any()), torch.Generator()
     if model is None:
         model = new_model(recipe, keys)
         with torch.random.fork_rng(devices=()):  # tiles come in the same order with a place tower and without
-            if recipe.place:
-                model = GeoCLOSP.around(model, location_encoder(recipe.place))
+            if recipe.model.location_encoder:
+                model = GeoCLOSP.around(model, location_encoder(recipe.model.location_encoder))
     else:
         _takes_on(model, recipe)
     if lack := [k for k in keys if k not in model.images]:
@@ -208,19 +211,27 @@ def closp_learner(
             f"the model has no tower for '{lack[0]}'; it knows {', '.join(model.images)}: leave the sensor out of the catalog or take another model"
         )
     seeds.set_state(torch.get_rng_state())
-    many = dict(seed=recipe.seed, workers=workers, rng=seeds, views=views and recipe.views, kind=kind)
+    many = dict(
+        seed=recipe.seed, workers=workers, rng=seeds, augmentation=augmentation and recipe.data.augmentation, kind=kind
+    )
     dls = DataLoaders(
-        train_loader(train, recipe.batch_size * recipe.accumulate, train=True, reword=recipe.reword, **many),
-        train_loader(valid, recipe.batch_size, **many),
+        train_loader(
+            train,
+            recipe.optim.batch_size * recipe.optim.grad_cache_chunks,
+            train=True,
+            caption_augmentation=recipe.data.caption_augmentation,
+            **many,
+        ),
+        train_loader(valid, recipe.optim.batch_size, **many),
     )
     kinds, ends = (
-        (geoclosp_losses, ('_loss', '_place_loss', *['_words_loss'] * (recipe.place_text > 0)))
+        (geoclosp_losses, ('_loss', '_place_loss', *['_words_loss'] * (recipe.loss.location_text_weight > 0)))
         if isinstance(model, GeoCLOSP)
         else (closp_losses, ('_loss',))
     )
     if (
         kinds is geoclosp_losses
-        and recipe.place_weight + recipe.place_text
+        and recipe.loss.location_weight + recipe.loss.location_text_weight
         and not train.table[['lon', 'lat']].notna().all(axis=1).any()
     ):
         raise InputError(
@@ -234,12 +245,12 @@ def closp_learner(
         dls,
         model.to(best_device()),
         loss_func=lambda out, y: sum(parts(out, y).values()),
-        wd=recipe.wd,
+        wd=recipe.optim.weight_decay,
         splitter=param_groups,
         cbs=[LossTable(), *cbs],
         metrics=[_metric(k + end, parts) for k in keys for end in ends],
     )
-    if recipe.accumulate > 1:
-        learn.part = recipe.batch_size
+    if recipe.optim.grad_cache_chunks > 1:
+        learn.part = recipe.optim.batch_size
     learn.remove_cb(ProgressCallback)
     return learn

@@ -69,7 +69,9 @@ def false_negative_line(
     said = []
     for k, s in learn.dls.train.dataset.sets.items():
         t = (
-            false_negative_rates(s.captions, s.y.numpy(), min(recipe.batch_size * recipe.accumulate, len(s)), draws=0)
+            false_negative_rates(
+                s.captions, s.y.numpy(), min(recipe.optim.batch_size * recipe.optim.grad_cache_chunks, len(s)), draws=0
+            )
             .xs('exact', axis=1, level=1)
             .iloc[0]
         )
@@ -84,7 +86,7 @@ def false_negative_line(
     sits_out = (
         f'; {known.count(False):,} of {len(known):,} training tiles have no place and sit out its loss' if known else ''
     )
-    return f"in a batch of {recipe.batch_size * recipe.accumulate}, {'; '.join(said)} (targets: {recipe.targets}){sits_out}"
+    return f"in a batch of {recipe.optim.batch_size * recipe.optim.grad_cache_chunks}, {'; '.join(said)} (targets: {recipe.loss.targets}){sits_out}"
 
 # %% ../../nbs/4_training/45_train.ipynb #8e1e6eac
 def _shared(cat, recipe, processes, folder, cbs, kw):
@@ -105,7 +107,7 @@ def train(
     model=None,  # CLOSP to go on with (one process changes it, several a copy); a new one if left out
     folder=None,  # for log.csv, checkpoints/ and, at the end, model/; nothing is written if left out
     resume: bool = False,  # go on with the run that was broken off in the folder
-    every: int = 0,  # steps between checkpoints inside an epoch; 0: only after each epoch
+    checkpoint_steps: int = 0,  # steps between checkpoints inside an epoch; 0: only after each epoch
     processes: int = 1,  # that share each batch (chapter 44); a script calls this below if __name__ == '__main__'
     features=False,  # frozen towers look once: True keeps features in the folder, a path keeps them there for other runs
     cbs=(),  # more fastai callbacks
@@ -124,7 +126,14 @@ def train(
             processes,
             folder,
             cbs,
-            dict(workers=workers, progress=progress, model=model, resume=resume, every=every, features=features),
+            dict(
+                workers=workers,
+                progress=progress,
+                model=model,
+                resume=resume,
+                checkpoint_steps=checkpoint_steps,
+                features=features,
+            ),
         )
     mine, of = rank_and_world_size()
     keep = (
@@ -146,7 +155,7 @@ def train(
         if folder is not None:
             learn.folder = Path(folder)
             learn.add_cbs(
-                [Checkpoint(learn.folder / 'checkpoints', recipe, every, resume, not mine)]
+                [Checkpoint(learn.folder / 'checkpoints', recipe, checkpoint_steps, resume, not mine)]
                 + [LossLog(learn.folder / 'log.csv')] * (not mine)
             )
         if progress and not mine:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from closp_nb import labels as module
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, InputError
 from closp_nb.labels import (
     CORINE,
     CRISIS_LABELS,
@@ -417,7 +417,7 @@ def test_what_is_no_name(name):
 def test_anything_else_is_bad_input(x):
     try:
         assert set(harmonize([x])) <= set(LABELS)
-    except InputError as e:
+    except ClospError as e:
         assert '\n' not in str(e)
 
 

@@ -2,7 +2,6 @@
 how far the answers move, and the share of the device's own bf16 matrix speed. All in one run, in turns, on the GPU if there is one; tiles lie there already."""
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -16,7 +15,7 @@ from clock import DEVICE, in_turns, matrix_peak, told
 
 def measure(name, bs=64, rounds=3, least=3.0, sensor='s2', peak=None):
     "Prints what was measured; returns (ratio, smallest cosine between the two)."
-    model = new_model(replace(CLOSP_NB, towers=name, text='tiny'), (sensor,)).eval().to(DEVICE)
+    model = new_model(CLOSP_NB.change(image_encoder=name, text_encoder='tiny'), (sensor,)).eval().to(DEVICE)
     x = torch.randn(bs, 12, 120, 120, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     with FlopCounterMode(display=False) as count, torch.inference_mode():
         model.encode_image(sensor, x[:1])

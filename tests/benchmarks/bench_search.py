@@ -114,7 +114,6 @@ def alone(n, rounds, work):
 def from_words(n, rounds, work, text='minilm'):
     "Words to rows of a catalog."
     import bench_catalog
-    from dataclasses import replace
     from closp_nb.models.config import CLOSP_NB
     from closp_nb.models.closp import new_model
     from closp_nb.data.catalog import Catalog
@@ -124,7 +123,7 @@ def from_words(n, rounds, work, text='minilm'):
     bench_catalog.make(work / 'catalog.parquet', n)
     cat, model, z = (
         Catalog.load(work / 'catalog.parquet'),
-        new_model(replace(CLOSP_NB, text=text)).eval(),
+        new_model(CLOSP_NB.change(text_encoder=text)).eval(),
         np.load(work / 'z.npy', mmap_mode='r'),
     )
     ask = Searcher(Index.build(model, cat, z), model)

@@ -3,7 +3,6 @@ caption, each padded to 64 tokens) against this book's, one change at a time. Im
 
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -78,9 +77,9 @@ def step(recipe, x, y, published=False, last=False, half=False):
 
 def measure(bs=32, towers='resnet50', rounds=3, least=4.0, text='minilm'):
     "Prints what was measured; returns (ratio, first losses of our variants)."
-    (x, y), ours = batch(bs), replace(CLOSP_NB, towers=towers, text=text)
+    (x, y), ours = batch(bs), CLOSP_NB.change(image_encoder=towers, text_encoder=text)
     ways = {
-        'published': step(replace(PAPER, towers=towers), x, y, published=True),
+        'published': step(PAPER.change(image_encoder=towers), x, y, published=True),
         'text read once': step(ours, x, y),
         '+ channels last': step(ours, x, y, last=True),
         '+ bf16': step(ours, x, y, last=True, half=True),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 
 from closp_nb.data.catalog import Catalog, pixel_hash
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, InputError
 from closp_nb.labels import LABELS, caption
 from closp_nb.geodesy import EARTH, km_between, nearest_km, place_block, to_xyz
 from closp_nb.data.splits import leaks, split_blocks, split_catalog, stratify
@@ -133,7 +133,7 @@ def test_block_split_keeps_its_promises(n, seed, centre, km, buffer, share):
     cat = catalog(n, seed, centre, lost=0.1)
     try:
         split = split_blocks(cat, share, km, buffer, seed)
-    except InputError:
+    except ClospError:
         assume(False)
     p, f = lonlat_of(cat), cat.frame
     placed = np.isfinite(p).all(1)

@@ -2,7 +2,6 @@
 
 import os, subprocess, sys
 import geopandas as gpd, ir_measures, numpy as np, pandas as pd, pytest
-from dataclasses import replace
 from hypothesis import given, settings, strategies as st
 from ir_measures import AP, P, R, RR, Rprec, nDCG
 from pathlib import Path
@@ -69,7 +68,7 @@ def vectors(model, cat, noise, seed=0):
 def place(tmp_path_factory):
     "A folder with a model, two indexes of the same tiles and an evaluation of each."
     d, cat = tmp_path_factory.mktemp('evals'), archive()
-    model = new_model(replace(CLOSP_NB, text='tiny')).eval()
+    model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     save_model(model, d / 'model')
     for name, noise in (('good', 1.0), ('poor', 4.0)):
         Index.build(model, cat, vectors(model, cat, noise), d / 'model').save(d / name)
@@ -408,7 +407,7 @@ BAD = {
     'no such index': (lambda d, t: dict(index=t / 'none'), 'no index folder'),
     'a model of another kind': (
         lambda d, t: (
-            save_model(new_model(replace(CLOSP_NB, text='tiny', seed=3)), t / 'm') and None or dict(model=t / 'm')
+            save_model(new_model(CLOSP_NB.change(text_encoder='tiny', seed=3)), t / 'm') and None or dict(model=t / 'm')
         ),
         'use that model',
     ),

@@ -2,7 +2,6 @@
 
 import base64, importlib.util, json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def home(tmp_path_factory):
     "A folder with a small world, model and index."
     d = tmp_path_factory.mktemp('page')
     world = build_world(d / 'world', 240, train_frac=0.3, geotiffs=0, progress=False)
-    model = new_model(replace(CLOSP_NB, valid=0.5)).eval()
+    model = new_model(CLOSP_NB.change(valid_frac=0.5)).eval()
     save_model(model, d / 'model')
     index = Index.build(model, world.where(split='corpus'), model_folder=d / 'model', progress=False)
     calibrate(index, model, world.where(split='train'), progress=False).save(d / 'index')

@@ -1,7 +1,7 @@
 "Recipes are checked where they are made, and folders written by the first version still open."
 
 import hashlib, json
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from closp_nb.models.closp import new_model
 from closp_nb.core import InputError
 from closp_nb.models.geoclosp import GeoCLOSP
 
-SMALL = replace(CLOSP_NB, text='tiny')
+SMALL = CLOSP_NB.change(text_encoder='tiny')
 
 
 def test_defaults_are_what_they_were():
@@ -29,7 +29,7 @@ def test_defaults_are_what_they_were():
         learn_scale=True,
         targets='asked',
         joint=True,
-        reword=0.5,
+        caption_augmentation=0.5,
         lr=2e-3,
         epochs=25,
         batch_size=32,
@@ -48,7 +48,7 @@ def test_defaults_are_what_they_were():
         loss='softmax',
         flips='dihedral',
         speckle=8.0,
-        weather=0.0,
+        radiometric_jitter=0.0,
         body_lr=1.0,
         freeze=0,
         accumulate=1,
@@ -61,10 +61,10 @@ def test_defaults_are_what_they_were():
 @pytest.mark.parametrize('field', sorted(CHOICES))
 def test_choices(field):
     for v in CHOICES[field]:
-        assert getattr(replace(CLOSP_NB, **{field: v}), field) == v
+        assert getattr(CLOSP_NB.change(**{field: v}), field) == v
     for v in ('wrong', None, 3):
         with pytest.raises(InputError, match=', '.join(CHOICES[field])) as e:
-            replace(CLOSP_NB, **{field: v})
+            CLOSP_NB.change(**{field: v})
         assert '\n' not in str(e.value)
 
 
@@ -72,7 +72,7 @@ def test_choices(field):
 def test_limits(field):
     lo, hi = LIMITS.get(field, (0, float('inf')))
     kind = next(f.type for f in fields(Recipe) if f.name == field)
-    assert getattr(replace(CLOSP_NB, **{field: kind(lo)}), field) == lo
+    assert getattr(CLOSP_NB.change(**{field: kind(lo)}), field) == lo
     for v in (
         lo - 1,
         *([hi + 1] if hi < float('inf') else []),
@@ -83,11 +83,11 @@ def test_limits(field):
         *([1.5] if kind is int else []),
     ):
         with pytest.raises(InputError, match=f"recipe's {field} is"):
-            replace(CLOSP_NB, **{field: v})
+            CLOSP_NB.change(**{field: v})
 
 
 def test_whole_numbers_are_numbers():
-    assert replace(CLOSP_NB, lr=1, scale=1).scale == 1
+    assert CLOSP_NB.change(lr=1, logit_scale=1).scale == 1
 
 
 @pytest.mark.parametrize('recipe', RECIPES.values(), ids=RECIPES)
@@ -151,13 +151,13 @@ def write_first(model, folder, text_head):
 
 @pytest.mark.parametrize('reader,place', [('head', False), ('frozen', False), ('head', True)])
 def test_first_folders_open(tmp_path, reader, place):
-    model = new_model(replace(SMALL, reader=reader)).eval()
+    model = new_model(SMALL.change(text_finetune=reader)).eval()
     if place:
         model = GeoCLOSP.around(model)
     fp = write_first(model, tmp_path / 'old', reader == 'head')
     old = load_model(tmp_path / 'old')
     assert (
-        old.recipe == replace(SMALL, reader=reader) and fingerprint(old) == fp
+        old.recipe == SMALL.change(text_finetune=reader) and fingerprint(old) == fp
     )  # an index filled with it still knows it
     x = torch.randn(2, 2, 40, 40, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_newer_recipe(tmp_path, change):
 
 
 def test_towers_by_sensor(tmp_path):
-    m = new_model(replace(SMALL, towers='tiny+resnet18', head=10)).eval()
+    m = new_model(SMALL.change(image_encoder='tiny+resnet18', head=10)).eval()
     assert {k: p.in_features for k, p in m.project.items()} == {'s1': 10, 's2': 10}
     save_model(m, tmp_path / 'm')
     assert fingerprint(load_model(tmp_path / 'm')) == fingerprint(m)
@@ -205,12 +205,12 @@ def test_towers_by_sensor(tmp_path):
 @pytest.mark.parametrize('towers', ['tiny+tiny+tiny', 'tiny+none', '', 'resnet51'])
 def test_wrong_towers(towers):
     with pytest.raises(InputError, match='use one of tiny') as e:
-        new_model(replace(SMALL, towers=towers))
+        new_model(SMALL.change(image_encoder=towers))
     assert '\n' not in str(e.value)
 
 
 def test_a_reader_that_learned_is_stored(tmp_path):
-    m = new_model(replace(SMALL, reader='all')).eval()
+    m = new_model(SMALL.change(text_finetune='full')).eval()
     assert m.text_head is None
     with torch.no_grad():
         m.text.mix += 0.01 * torch.randn_like(m.text.mix)

@@ -1,7 +1,6 @@
 "Oracles for places: SciPy and SymPy for the harmonics, quadrature, gradients, wrong coordinates, the place tower's weights, GeoCLOSP beside CLOSP."
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,7 +249,7 @@ def test_refuses_other_files(tmp_path, content, mend):
 
 # ---- GeoCLOSP
 
-SMALL = replace(CLOSP_NB, text='tiny')
+SMALL = CLOSP_NB.change(text_encoder='tiny')
 
 
 @pytest.fixture(scope='module')
@@ -291,7 +290,7 @@ def test_without_its_place_it_is_closp(pair, batch, y):
             assert torch.equal(a[k][part], b[k][part]) and torch.equal(a[k][part], c[k][part])
     assert fingerprint(geo.closp()) == fingerprint(plain) != fingerprint(geo)
     assert {
-        k: v.item() for k, v in geoclosp_losses(b, y, replace(SMALL, place_weight=0.0)).items() if 'place' not in k
+        k: v.item() for k, v in geoclosp_losses(b, y, SMALL.change(location_weight=0.0)).items() if 'place' not in k
     } == {k: v.item() for k, v in closp_losses(a, y).items()}
 
 
@@ -315,7 +314,7 @@ def test_missing_places(pair, batch, y):
     assert all(p.grad.isfinite().all() for p in geo.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize('recipe', [SMALL, replace(PAPER, text='tiny', dim=384)], ids=lambda r: r.name)
+@pytest.mark.parametrize('recipe', [SMALL, PAPER.change(text_encoder='tiny', dim=384)], ids=lambda r: r.name)
 def test_mean_of_four(recipe, batch, y):
     geo = GeoCLOSP.around(new_model(recipe).eval())
     with torch.no_grad():

@@ -1,6 +1,5 @@
 "What may vary between two views of a tile, and what must not."
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,22 +55,24 @@ def test_views_by_word(s, flips, want):
         'flips': [x, x[:, ::-1], x[:, :, ::-1], x[:, ::-1, ::-1]],
         'dihedral': [np.rot90(o, k, axes=(1, 2)) for o in (x, x[:, :, ::-1]) for k in range(4)],
     }[flips]
-    seen = [augment(x, s, rng, flips, speckle=0, weather=0).tobytes() for _ in range(200)]
+    seen = [augment(x, s, rng, flips, speckle=0, radiometric_jitter=0).tobytes() for _ in range(200)]
     assert set(seen) == {np.ascontiguousarray(o).tobytes() for o in by_hand} and len(set(seen)) == want
     share = np.unique(seen, return_counts=True)[1] / 200
     assert (abs(share - 1 / want) < 0.13).all()  # all alike often
 
 
 def test_papers_views_are_its_flips():
-    assert PAPER.views == dict(flips='flips', speckle=0.0, weather=0.0) and CLOSP_NB.views == dict(
-        flips='dihedral', speckle=8.0, weather=0.0
-    )
+    assert PAPER.data.augmentation == dict(
+        flips='flips', speckle=0.0, radiometric_jitter=0.0
+    ) and CLOSP_NB.data.augmentation == dict(flips='dihedral', speckle=8.0, radiometric_jitter=0.0)
 
 
 @pytest.mark.parametrize('least', [1.0, 8.0])
 def test_speckle_is_gamma(least):
     rng = np.random.default_rng(0)
-    z = np.stack([augment(np.zeros((2, 40, 40), 'float32'), S1, rng, speckle=least, weather=0) for _ in range(400)])
+    z = np.stack(
+        [augment(np.zeros((2, 40, 40), 'float32'), S1, rng, speckle=least, radiometric_jitter=0) for _ in range(400)]
+    )
     looks = np.linspace(least, 5 * least, 2001)
     assert z.mean() == pytest.approx((DB * (digamma(looks) - np.log(looks))).mean(), abs=0.06)
     assert z.var(axis=(1, 2, 3)).mean() == pytest.approx((DB**2 * polygamma(1, looks)).mean(), rel=0.06)
@@ -84,7 +85,7 @@ def test_speckle_is_for_radar_and_weather_for_both():
     for s in (S1, S2):
         x = pixels(s)
         calm, mild, wild = (
-            augment(x, s, np.random.default_rng(1), 'none', speckle=0, weather=w) - x for w in (0, 0.5, 2)
+            augment(x, s, np.random.default_rng(1), 'none', speckle=0, radiometric_jitter=w) - x for w in (0, 0.5, 2)
         )
         assert abs(calm).max() == 0 < abs(mild).mean() < abs(wild).mean()
 
@@ -105,11 +106,11 @@ def test_wrong_words(wrong, mend):
 
 
 def test_recipe_checks_them_too():
-    for wrong in (dict(flips='turns'), dict(speckle=0.5), dict(speckle=-1.0), dict(weather=-1.0)):
+    for wrong in (dict(flips='turns'), dict(speckle=0.5), dict(speckle=-1.0), dict(radiometric_jitter=-1.0)):
         with pytest.raises(InputError):
-            replace(CLOSP_NB, **wrong)
+            CLOSP_NB.change(**wrong)
     for flips in FLIPS:
-        assert replace(CLOSP_NB, flips=flips).views['flips'] == flips
+        assert CLOSP_NB.change(flips=flips).views['flips'] == flips
 
 
 def test_loader_hands_them_on(tmp_path):
@@ -117,11 +118,12 @@ def test_loader_hands_them_on(tmp_path):
     radar = cat.where(sensor='s1')
     plain, still, moved = (
         TileDataset(radar),
-        TileDataset(radar, True, views=replace(CLOSP_NB, flips='none', speckle=0.0, weather=0.0).views),
+        TileDataset(radar, True, augmentation=CLOSP_NB.change(flips='none', speckle=0.0, radiometric_jitter=0.0).views),
         TileDataset(radar, True),
     )
     assert (plain[0]['pixels'] == still[0]['pixels']).all() and not (plain[0]['pixels'] == moved[0]['pixels']).all()
-    assert {d.views['flips'] for d in train_loader(cat, 4, train=True, views=PAPER.views).dataset.sets.values()} == {
-        'flips'
-    }
+    assert {
+        d.views['flips']
+        for d in train_loader(cat, 4, train=True, augmentation=PAPER.data.augmentation).dataset.sets.values()
+    } == {'flips'}
     close_corpora()

@@ -1,7 +1,6 @@
 "Oracles for the losses: loops over pairs, CLIP's open form, SigLIP's signs, SupCon's positives, counted batches, and the formulas of before."
 
 import itertools, math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,7 +100,7 @@ def test_graded_loss_is_that_of_before():
     assert torch.equal(pair_loss(u, v, y, scale=scale), before)
     out = {'s1': dict(image=u, text=v), 'scale': scale}
     assert torch.equal(
-        closp_losses(out, {'s1': y}, replace(SMALL, targets='jaccard', joint=False))['s1_loss'], before
+        closp_losses(out, {'s1': y}, SMALL.change(targets='jaccard', joint=False))['s1_loss'], before
     ) and torch.equal(closp_losses(out, {'s1': y}, 'jaccard')['s1_loss'], before)
 
 
@@ -383,7 +382,7 @@ def test_collisions_refuse(args, mend):
 
 # ---- in the model
 
-SMALL = replace(CLOSP_NB, text='tiny')
+SMALL = CLOSP_NB.change(text_encoder='tiny')
 
 
 def some(n=4):
@@ -401,7 +400,7 @@ def some(n=4):
 
 @pytest.mark.parametrize('place', [False, True])
 def test_bias_lives_in_the_model(tmp_path, place):
-    r = replace(SMALL, loss='sigmoid', batch_size=16)
+    r = SMALL.change(objective='sigmoid', batch_size=16)
     m = new_model(r)
     if place:
         m = GeoCLOSP.around(m)
@@ -432,7 +431,7 @@ def test_bias_lives_in_the_model(tmp_path, place):
 
 def test_recipe_and_model_must_agree():
     x, y = some()
-    for a, b in ((SMALL, replace(SMALL, loss='sigmoid')), (replace(SMALL, loss='sigmoid'), PAPER)):
+    for a, b in ((SMALL, SMALL.change(objective='sigmoid')), (SMALL.change(objective='sigmoid'), PAPER)):
         with pytest.raises(InputError, match='new_model') as e:
             closp_losses(new_model(a)(x), y, b)
         with pytest.raises(InputError, match='new_model'):
@@ -443,7 +442,7 @@ def test_recipe_and_model_must_agree():
 @pytest.mark.parametrize('targets', KINDS)
 @pytest.mark.parametrize('loss', ['softmax', 'sigmoid'])
 def test_recipe_picks(loss, targets):
-    r = replace(SMALL, loss=loss, targets=targets, joint=False)
+    r = SMALL.change(objective=loss, targets=targets, joint=False)
     x, y = some()
     out = new_model(r).eval()(x)
     want = {

@@ -1,7 +1,6 @@
 "Vectors in parts survive whatever ends their makers; several indexes answer as one."
 
 import signal, socket, subprocess, sys, time
-from dataclasses import replace
 
 import dask.distributed
 import numpy as np
@@ -28,7 +27,7 @@ def home(tmp_path_factory):
     "A world, a model, and all vectors computed at once."
     d = tmp_path_factory.mktemp('parts')
     world = build_world(d / 'world', N, geotiffs=0, progress=False)
-    save_model(new_model(replace(CLOSP_NB, text='tiny')).eval(), d / 'model')
+    save_model(new_model(CLOSP_NB.change(text_encoder='tiny')).eval(), d / 'model')
     return d, world, embed(load_model(d / 'model'), world, progress=False)
 
 

@@ -1,6 +1,5 @@
 "What a score is worth: a curve found again, indexes that keep it, hits that carry it, commands that change an index."
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ def made(tmp_path_factory):
     "A world, a model that was not trained, its folder, and an index of the corpus."
     d = tmp_path_factory.mktemp('calibration')
     world = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
-    model = new_model(replace(CLOSP_NB, text='tiny', valid=0.4)).eval()
+    model = new_model(CLOSP_NB.change(text_encoder='tiny', valid_frac=0.4)).eval()
     save_model(model, d / 'model')
     corpus, train = (world.where(split=s) for s in ('corpus', 'train'))
     Index.build(model, corpus, model_folder=d / 'model', progress=False).save(d / 'index')
@@ -96,7 +95,7 @@ def test_what_is_refused(made):
     with pytest.raises(InputError, match=f'too few to say.*{FEWEST} right'):
         calibrate(index, model, train.take([0]), progress=False)
     with pytest.raises(InputError, match='made by model'):
-        calibrate(index, new_model(replace(CLOSP_NB, text='tiny', seed=5)), train)
+        calibrate(index, new_model(CLOSP_NB.change(text_encoder='tiny', seed=5)), train)
     assert np.isnan(predict_proba({}, ['s1', 's2'], [0.1, 0.2])).all()
 
 

@@ -1,6 +1,5 @@
 "Questions of many parts, doubt, provenance, spots."
 
-from dataclasses import replace
 
 import geopandas as gpd
 import numpy as np
@@ -21,7 +20,7 @@ from closp_nb.synthetic.world import build_world
 @pytest.fixture(scope='module')
 def ask(tmp_path_factory):
     cat = build_world(tmp_path_factory.mktemp('feedback') / 'world', 80, geotiffs=0, progress=False)
-    model = new_model(replace(CLOSP_NB, text='tiny')).eval()
+    model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     return Searcher(Index.build(model, cat, progress=False), model)
 
 

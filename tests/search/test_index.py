@@ -1,7 +1,6 @@
 "The three kinds of index against brute force; folders that are cut, damaged, replaced, or written on a full disk."
 
 import json, os, resource, shutil, signal, subprocess, sys, threading, time
-from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -64,7 +63,7 @@ def catalog(n, first=0):
 
 @pytest.fixture(scope='module')
 def model():
-    return new_model(replace(CLOSP_NB, text='tiny')).eval()
+    return new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
 
 
 @pytest.fixture(scope='module')
@@ -477,7 +476,7 @@ def test_changes_equal_a_fresh_build(steps, kind):
             np.testing.assert_allclose(got[0][0], plain(q, want, 3)[0], atol=0.03)
 
 
-MODEL = new_model(replace(CLOSP_NB, text='tiny')).eval()
+MODEL = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
 
 
 def test_compact_codes_stay_as_they_are(model):

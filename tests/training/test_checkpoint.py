@@ -1,7 +1,6 @@
 "A killed run goes on to the bit; damaged and foreign checkpoints are told apart."
 
 import os, random, shutil, signal, subprocess, sys, time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ from fastai.callback.core import Callback
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.folder import fingerprint, load_model
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, InputError
 from closp_nb.models.encoders import find_minilm
 from closp_nb.training.checkpoint import checkpoints, read_checkpoint
 from closp_nb.training.train import train
 from closp_nb.synthetic.world import build_world
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-QUICK = replace(CLOSP_NB, text='tiny', epochs=3, batch_size=4, patience=3, place='tiny')
+QUICK = CLOSP_NB.change(text_encoder='tiny', epochs=3, batch_size=4, patience=3, location_encoder='tiny')
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +33,7 @@ def whole(world, tmp_path_factory):
     out = tmp_path_factory.mktemp('whole') / 'run'
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield out, train(Catalog.load(world), QUICK, progress=False, folder=out, every=2)
+    yield out, train(Catalog.load(world), QUICK, progress=False, folder=out, checkpoint_steps=2)
     torch.set_num_threads(threads)
 
 
@@ -101,10 +100,10 @@ def test_broken_off_anywhere(world, whole, tmp_path, n):
     "After batch n, training and validation counted; in the same process, whose random numbers have moved on."
     cat = Catalog.load(world)
     with pytest.raises(KeyboardInterrupt):
-        train(cat, QUICK, progress=False, folder=tmp_path / 'run', every=1, cbs=[Halt(n)])
+        train(cat, QUICK, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(n)])
     torch.rand(7)
     random.random()
-    train(cat, QUICK, progress=False, folder=tmp_path / 'run', every=3, resume=True)
+    train(cat, QUICK, progress=False, folder=tmp_path / 'run', checkpoint_steps=3, resume=True)
     same(tmp_path / 'run', whole[0])
 
 
@@ -117,17 +116,17 @@ def test_watching_costs_nothing(world, whole, tmp_path):
 def installed():
     try:
         return bool(find_minilm())
-    except InputError:
+    except ClospError:
         return False
 
 
 @pytest.mark.skipif(not installed(), reason='the text model is not installed')
 def test_what_was_read_is_not_read_again(world, tmp_path):
     "Padding makes a sentence depend on its company in the seventh digit."
-    cat, recipe = Catalog.load(world), replace(QUICK, text='minilm', epochs=2)
+    cat, recipe = Catalog.load(world), QUICK.change(text_encoder='minilm', epochs=2)
     model, table = train(cat, recipe, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(cat, recipe, progress=False, folder=tmp_path / 'run', every=1, cbs=[Halt(2)])
+        train(cat, recipe, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(2)])
     again, now = train(cat, recipe, progress=False, folder=tmp_path / 'run', resume=True)
     assert now.equals(table) and fingerprint(again) == fingerprint(model)
 
@@ -192,10 +191,10 @@ def test_foreign_checkpoints(world, whole, tmp_path):
     f['caption'] = [c if i else 'water' for i, c in enumerate(f.caption)]
     f = f.assign(split=['train'] * len(f))
     for c, recipe, say in [
-        (cat, replace(QUICK, lr=1e-3), 'lr=0.002'),
-        (cat, replace(QUICK, epochs=4), 'epochs=3'),
+        (cat, QUICK.change(lr=1e-3), 'lr=0.002'),
+        (cat, QUICK.change(epochs=4), 'epochs=3'),
         (Catalog(f), QUICK, 'other tiles'),
-        (cat, replace(QUICK, text='tiny', place=''), 'place'),
+        (cat, QUICK.change(text_encoder='tiny', location_encoder=''), 'place'),
     ]:
         with pytest.raises(InputError, match=say) as e:
             train(c, recipe, progress=False, folder=whole[0], resume=True)

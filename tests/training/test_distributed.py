@@ -1,7 +1,6 @@
 "Several processes give the losses of one."
 
 import multiprocessing, os, signal, subprocess, sys, threading, time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,9 @@ pytestmark = [
     pytest.mark.usefixtures('plain'),
     pytest.mark.skipif(torch.cuda.is_available(), reason='written for processes on a CPU; hide the GPUs to run it'),
 ]
-RECIPE = replace(CLOSP_NB, towers='plain', text='tiny', place='tiny', epochs=3, batch_size=4, accumulate=2)
+RECIPE = CLOSP_NB.change(
+    image_encoder='plain', text_encoder='tiny', location_encoder='tiny', epochs=3, batch_size=4, grad_cache_chunks=2
+)
 
 
 @pytest.fixture(scope='module')
@@ -72,12 +73,12 @@ def test_one_dies_and_the_run_resumes(cat, two, tmp_path):
     killer.start()
     try:
         with pytest.raises(InputError, match='died') as e:
-            train(cat, RECIPE, progress=False, model=model(), folder=out, every=1, processes=2)
+            train(cat, RECIPE, progress=False, model=model(), folder=out, checkpoint_steps=1, processes=2)
     finally:
         done.append(1)
         killer.join()
     assert '\n' not in str(e.value) and 'resume' in str(e.value)
-    train(cat, RECIPE, progress=False, model=model(), folder=out, every=1, processes=2, resume=True)
+    train(cat, RECIPE, progress=False, model=model(), folder=out, checkpoint_steps=1, processes=2, resume=True)
     assert (out / 'log.csv').read_bytes() == (two[0] / 'log.csv').read_bytes()
     assert fingerprint(load_model(out / 'model')) == fingerprint(two[1])
 

@@ -1,6 +1,5 @@
 "Frozen towers look once, and nothing else changes."
 
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from closp_nb.training.learner import closp_learner, fit
 from closp_nb.training.train import train
 from closp_nb.synthetic.world import build_world
 
-HEADS = replace(CLOSP_NB, text='tiny', freeze=-1, epochs=3, batch_size=4)
+HEADS = CLOSP_NB.change(text_encoder='tiny', freeze_epochs=-1, epochs=3, batch_size=4)
 
 
 @pytest.fixture(scope='module')
@@ -28,26 +27,26 @@ def cat(tmp_path_factory):
 
 
 def loaded(**kw):
-    model = new_model(replace(HEADS, **kw))
+    model = new_model(HEADS.change(**kw))
     for t in model.images.values():
         t.loaded = True
     return model
 
 
-@pytest.mark.parametrize('kw', [{}, dict(accumulate=2), dict(place='tiny'), dict(reword=1.0)])
+@pytest.mark.parametrize('kw', [{}, dict(accumulate=2), dict(place='tiny'), dict(caption_augmentation=1.0)])
 def test_equal_to_the_slow_way(cat, kw):
     from closp_nb.models.geoclosp import GeoCLOSP, location_encoder
 
-    recipe, out = replace(HEADS, **kw), []
+    recipe, out = HEADS.change(**kw), []
     for features in (False, True):
         torch.manual_seed(0)
         model = loaded(**kw)
-        if recipe.place:
+        if recipe.model.location_encoder:
             model = GeoCLOSP.around(model, location_encoder('tiny'))
         if features:
             model, table = train(cat, recipe, progress=False, model=model, features=True)
         else:
-            learn = closp_learner(cat, recipe, model, views=False, cbs=recipe_callbacks(recipe, model))
+            learn = closp_learner(cat, recipe, model, augmentation=False, cbs=recipe_callbacks(recipe, model))
             model, table = learn.model, fit(learn, recipe)
         out.append((table, model.eval()))
     np.testing.assert_allclose(out[0][0], out[1][0], atol=1e-5)
@@ -129,7 +128,7 @@ def test_resumes_and_returns_the_towers(cat, tmp_path):
             model=model,
             folder=tmp_path / 'run',
             features=tmp_path / 'shared',
-            every=1,
+            checkpoint_steps=1,
             cbs=[Halt()],
         )
     assert not any(isinstance(t, CachedEncoder) for t in model.images.values())  # also after an accident

@@ -2,7 +2,6 @@
 processor to the bit, in several processes too."""
 
 import json, math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.inference import on_device, encode_numpy
 from closp_nb.models.closp import closp_losses, new_model
 from closp_nb.models.folder import save_model
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, InputError
 from closp_nb.models.encoders import find_minilm
 from closp_nb.training.feature_cache import encoder_features
 from closp_nb.models.geoclosp import GeoCLOSP, spherical_harmonics
@@ -32,7 +31,7 @@ pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),
     reason='no NVIDIA GPU, or it is hidden from a run of all tests: run pytest tests/test_gpu.py on its own',
 )
-QUICK = replace(CLOSP_NB, text='tiny', epochs=3, batch_size=8)
+QUICK = CLOSP_NB.change(text_encoder='tiny', epochs=3, batch_size=8)
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +59,7 @@ def home(model):
 def installed():
     try:
         return bool(find_minilm())
-    except InputError:
+    except ClospError:
         return False
 
 
@@ -92,7 +91,7 @@ class Spy(Callback):
 @pytest.mark.parametrize('towers', ['tiny', 'resnet18'])
 @pytest.mark.parametrize('precision', ['float32', 'bf16'])
 def test_trains(cat, on_processor, precision, towers):
-    spy, recipe = Spy(), replace(QUICK, precision=precision, towers=towers, epochs=12 if towers == 'tiny' else 1)
+    spy, recipe = Spy(), QUICK.change(precision=precision, image_encoder=towers, epochs=12 if towers == 'tiny' else 1)
     model, table = train(cat, recipe, progress=False, cbs=[spy])
     assert spy.seen == {GPU} and home(model) == {'cpu'}
     if towers == 'tiny':
@@ -114,14 +113,14 @@ def test_trains(cat, on_processor, precision, towers):
 )
 def test_every_kind_of_training(cat, change):
     spy = Spy()
-    model, table = train(cat, replace(QUICK, **change), progress=False, cbs=[spy])
+    model, table = train(cat, QUICK.change(**change), progress=False, cbs=[spy])
     assert spy.seen == {GPU} and home(model) == {'cpu'} and np.isfinite(table.to_numpy()).all()
 
 
 @pytest.mark.skipif(not installed(), reason='the text model is not installed')
 @pytest.mark.parametrize('reader', ['head', 'all'])
 def test_sentences(cat, reader):
-    model, table = train(cat, replace(QUICK, text='minilm', reader=reader, epochs=1), progress=False)
+    model, table = train(cat, QUICK.change(text_encoder='minilm', text_finetune=reader, epochs=1), progress=False)
     assert np.isfinite(table.to_numpy()).all()
     texts = ['flooded area near water', 'crops', 'crops', 'a burned forest']
     here = encode_numpy(model.encode_text, texts)
@@ -146,19 +145,19 @@ class Halt(Callback):
 @pytest.mark.parametrize('n', [2, 7])
 def test_resumes(cat, tmp_path, n, precision):
     "Random numbers of the GPU (hidden and shaken places) go on as well."
-    recipe = replace(QUICK, place='tiny', place_drop=0.5, place_noise=1e6, precision=precision)
+    recipe = QUICK.change(location_encoder='tiny', location_drop=0.5, location_jitter=1e6, precision=precision)
     _, whole = train(cat, recipe, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(cat, recipe, progress=False, folder=tmp_path / 'run', every=1, cbs=[Halt(n)])
+        train(cat, recipe, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(n)])
     torch.rand(7, device=GPU)
-    _, table = train(cat, recipe, progress=False, folder=tmp_path / 'run', every=3, resume=True)
+    _, table = train(cat, recipe, progress=False, folder=tmp_path / 'run', checkpoint_steps=3, resume=True)
     print('largest difference after resuming:', (whole - table).abs().max().max())
     np.testing.assert_allclose(table.to_numpy(), whole.to_numpy(), rtol=1e-4)
 
 
 def test_goes_on_without_a_gpu(cat, tmp_path, on_processor):
     with pytest.raises(KeyboardInterrupt):
-        train(cat, QUICK, progress=False, folder=tmp_path / 'run', every=1, cbs=[Halt(5)])
+        train(cat, QUICK, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(5)])
     _, table = on_processor(train, cat, QUICK, progress=False, folder=tmp_path / 'run', resume=True)
     assert len(table) == 3
 
@@ -188,7 +187,7 @@ def test_more_processes_than_gpus():
 
 @pytest.mark.parametrize('towers', ['tiny', 'resnet50', 'vit_small'])
 def test_embeds_as_the_processor_does(cat, towers):
-    model, some = new_model(replace(QUICK, towers=towers)), cat.where(cat.frame.index < 24)
+    model, some = new_model(QUICK.change(image_encoder=towers)), cat.where(cat.frame.index < 24)
     here = embed(model, some, progress=False, device='cpu')
     there, half = (embed(model, some, progress=False, precision=p) for p in ('float32', 'bf16'))
     print(
@@ -284,12 +283,12 @@ def test_mixed_model_trains(cat):
     "A learner moves all of a model."
     model = new_model(QUICK)
     model.images['s2'].to(GPU)
-    after, _ = train(cat, replace(QUICK, epochs=1), progress=False, model=model)
+    after, _ = train(cat, QUICK.change(epochs=1), progress=False, model=model)
     assert home(after) == {'cpu'}
 
 
 def test_parts_are_the_whole():
-    model = new_model(replace(QUICK, place='')).eval().to(GPU)
+    model = new_model(QUICK.change(location_encoder='')).eval().to(GPU)
     x = {
         k: dict(pixels=torch.randn(8, c, 40, 40, device=GPU), captions=['water', 'bare'] * 4)
         for k, c in (('s1', 2), ('s2', 12))

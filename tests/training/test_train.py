@@ -1,7 +1,6 @@
 "Training: who is refused, that parts make a whole, that guards guard."
 
 import json, math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from closp_nb.training.train import train
 from closp_nb.synthetic.world import build_world
 
 pytestmark = pytest.mark.usefixtures('plain')
-QUICK = replace(CLOSP_NB, text='tiny', epochs=2, batch_size=4)
+QUICK = CLOSP_NB.change(text_encoder='tiny', epochs=2, batch_size=4)
 
 
 @pytest.fixture(scope='module')
@@ -35,8 +34,8 @@ def run(cat, recipe, **kw):
 
 def test_accumulated_is_whole(cat):
     "Two parts of 4 are one batch of 8, in weights after two epochs."
-    whole, a = run(cat, replace(QUICK, towers='plain', batch_size=8))
-    parts, b = run(cat, replace(QUICK, towers='plain', batch_size=4, accumulate=2))
+    whole, a = run(cat, QUICK.change(image_encoder='plain', batch_size=8))
+    parts, b = run(cat, QUICK.change(image_encoder='plain', batch_size=4, grad_cache_chunks=2))
     torch.testing.assert_close(torch.tensor(a.train_loss), torch.tensor(b.train_loss), rtol=1e-5, atol=1e-6)
     for (n, p), q in zip(whole.named_parameters(), parts.parameters()):
         torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-4, msg=lambda m: f'{n}: {m}')
@@ -44,7 +43,7 @@ def test_accumulated_is_whole(cat):
 
 @pytest.mark.parametrize('size', [3, 5, 8, 16])
 def test_parts_of_any_size(size):
-    model = new_model(replace(QUICK, towers='plain'))
+    model = new_model(QUICK.change(image_encoder='plain'))
     x = {k: dict(pixels=torch.randn(8, c, 40, 40), captions=['water', 'bare'] * 4) for k, c in (('s1', 2), ('s2', 12))}
     y = {k: torch.eye(12)[torch.arange(8) % 2] for k in x}
     grads = []
@@ -57,7 +56,7 @@ def test_parts_of_any_size(size):
 
 def test_sides_share_and_begin_anywhere():
     def side(**kw):
-        s = PairedBatchSampler({'s1': 7, 's2': 20}, 6, views=torch.Generator().manual_seed(3))
+        s = PairedBatchSampler({'s1': 7, 's2': 20}, 6, augmentation=torch.Generator().manual_seed(3))
         for k, v in kw.items():
             setattr(s, k, v)
         return list(s)
@@ -74,7 +73,7 @@ def test_sides_share_and_begin_anywhere():
 
 
 def test_groups_learn_at_their_pace(cat):
-    recipe = replace(QUICK, epochs=1, body_lr=0.0)
+    recipe = QUICK.change(epochs=1, pretrained_lr_scale=0.0)
     model = new_model(recipe)
     model.images['s1'].loaded = True
     before = learned(model)
@@ -91,7 +90,7 @@ def test_groups_learn_at_their_pace(cat):
 
 @pytest.mark.parametrize('freeze', [-1, 2])
 def test_frozen_stays(cat, freeze):
-    recipe = replace(QUICK, freeze=freeze)
+    recipe = QUICK.change(freeze_epochs=freeze)
     model = new_model(recipe)
     model.images['s1'].loaded = model.images['s2'].loaded = True
     before = learned(model)
@@ -113,15 +112,15 @@ def test_what_never_learned_stays_so_after_thawing(cat):
     model.images['s1'].loaded = True
     p = next(model.images['s1'].parameters()).requires_grad_(False)
     kept = p.clone()
-    run(cat, replace(QUICK, freeze=1), model=model)
+    run(cat, QUICK.change(freeze_epochs=1), model=model)
     assert torch.equal(p, kept) and not p.requires_grad
 
 
 def test_best_comes_back(cat):
-    recipe = replace(QUICK, epochs=12, lr=2e-2, patience=1)
+    recipe = QUICK.change(epochs=12, lr=2e-2, patience=1)
     model, table = run(cat, recipe)
     assert len(table) < 12
-    same, _ = run(cat, replace(recipe, patience=0), cbs=[Stop(int(table.valid_loss.idxmin()))])
+    same, _ = run(cat, recipe.change(patience=0), cbs=[Stop(int(table.valid_loss.idxmin()))])
     assert fingerprint(replace_recipe(same, recipe)) == fingerprint(model)
 
 
@@ -147,13 +146,13 @@ class Stop(Callback):
 
 
 def test_bf16_is_near(cat):
-    a, b = (run(cat, replace(QUICK, precision=p))[1] for p in ('float32', 'bf16'))
+    a, b = (run(cat, QUICK.change(precision=p))[1] for p in ('float32', 'bf16'))
     assert (a.train_loss - b.train_loss).abs().max() < 0.1 and not a.equals(b)
 
 
 def test_unequal_halves_of_the_recipe_are_told():
     with pytest.raises(InputError, match='load weights'):
-        recipe_callbacks(replace(QUICK, freeze=-1))
+        recipe_callbacks(QUICK.change(freeze_epochs=-1))
 
 
 # ---- refused
@@ -201,13 +200,13 @@ def test_some_came_with_weights(cat):
     tower.pretrained = [n for n, _ in tower.named_parameters() if n.startswith('body.0')]
     assert len(param_groups(model)[0]) == len(tower.pretrained) == 3
     before = learned(model)
-    after = learned(run(cat, replace(QUICK, freeze=-1), model=model)[0])
+    after = learned(run(cat, QUICK.change(freeze_epochs=-1), model=model)[0])
     still = {k for k, v in before.items() if torch.equal(v, after[k])}
     assert {k for k in before if k.startswith('images.s2.body.0.')} == {k for k in still if k.startswith('images.s2.')}
 
 
 def test_views_follow_the_recipe(cat):
-    learn = closp_learner(cat, replace(QUICK, flips='none', speckle=0.0, weather=0.0))
+    learn = closp_learner(cat, QUICK.change(flips='none', speckle=0.0, radiometric_jitter=0.0))
     d = learn.dls.train.dataset.sets['s1']
     assert torch.equal(d[0, 1]['pixels'], d[0, 2]['pixels'])
     d = closp_learner(cat, QUICK).dls.train.dataset.sets['s1']
