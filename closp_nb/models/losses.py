@@ -102,7 +102,7 @@ def false_negative_rates(
     ).rename_axis('batch size')
 
 # %% ../../nbs/3_models/33_losses.ipynb #60f963d1
-TARGETS = ('diagonal', 'equal', 'jaccard', 'asked')
+TARGETS = ('diagonal', 'equal', 'jaccard', 'coverage')
 
 
 def jaccard(
@@ -128,7 +128,7 @@ def matches(
         return (y[:, None] == y[None]).all(2).to(y.dtype)
     if kind == 'jaccard':
         return torch.maximum(jaccard(y) ** 2, own)  # a tile without labels still has its own caption
-    if kind == 'asked':
+    if kind == 'coverage':
         return torch.maximum(
             (y @ y.T / y.sum(1).clamp(min=1)) ** 2, own
         )  # the share of what a caption names that a tile has
@@ -183,7 +183,7 @@ def pair_loss(
     if bias is not None:
         return sigmoid_pairs(image, text, scale, bias, matches(y, kind))
     return contrastive(
-        image, text, scale, targets_for(y, kind), targets_for(y, kind, back=True) if kind == 'asked' else None
+        image, text, scale, targets_for(y, kind), targets_for(y, kind, back=True) if kind == 'coverage' else None
     )
 
 # %% ../../nbs/3_models/33_losses.ipynb #8ec02130

@@ -27,7 +27,7 @@ def test_defaults_are_what_they_were():
         dim=384,
         scale=1 / 0.07,
         learn_scale=True,
-        targets='asked',
+        targets='coverage',
         joint=True,
         caption_augmentation=0.5,
         lr=2e-3,

@@ -456,7 +456,7 @@ def test_recipe_picks(loss, targets):
         assert set(got) == {'s1_loss', 's2_loss'} and all(torch.equal(got[f'{k}_loss'], want(out[k], y[k])) for k in y)
 
 
-@pytest.mark.parametrize('kind', ['diagonal', 'equal', 'jaccard', 'asked'])
+@pytest.mark.parametrize('kind', ['diagonal', 'equal', 'jaccard', 'coverage'])
 def test_joint_is_one_softmax_over_both_sensors(kind):
     torch.manual_seed(0)
     u, v = (F.normalize(torch.randn(10, 16, dtype=torch.float64), dim=1) for _ in range(2))
@@ -480,7 +480,7 @@ def test_joint_is_one_softmax_over_both_sensors(kind):
 def test_asked_targets_are_shares_of_what_is_named():
     y = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 1], [0, 0, 0]], dtype=torch.float32)  # tiles down, captions across
     assert torch.allclose(
-        matches(y, 'asked'),
+        matches(y, 'coverage'),
         torch.tensor([[1, 1, 0, 0], [0.25, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float32),
     )
-    assert torch.allclose(targets_for(y, 'asked', back=True)[0], torch.tensor([0.8, 0.2, 0, 0]))
+    assert torch.allclose(targets_for(y, 'coverage', back=True)[0], torch.tensor([0.8, 0.2, 0, 0]))

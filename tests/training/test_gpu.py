@@ -259,7 +259,7 @@ def test_losses_are_the_same(kind):
 def test_mixed_devices():
     (u, w), (v, _), (y, z) = halves('cpu')
     for f in (
-        lambda: pair_loss(u.to(GPU), v, y, 'asked', 14.3),
+        lambda: pair_loss(u.to(GPU), v, y, 'coverage', 14.3),
         lambda: pair_loss(u.to(GPU), v.to(GPU), y, 'jaccard', 14.3),
         lambda: joint_loss([u.to(GPU), w], [v.to(GPU), v], [y, z]),
     ):
