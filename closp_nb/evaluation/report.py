@@ -299,7 +299,7 @@ def confusion(
     got = pd.DataFrame(y[t.row], columns=LABELS).groupby(t['query'].map(asked).to_numpy()).mean() - y.mean(0)
     return got.loc[
         [l for l in LABELS if l in got.index], [l for l, b in zip(LABELS, np.asarray(y.any(0))) if b]
-    ].rename_axis('coverage')
+    ].rename_axis('asked')
 
 
 def draw_confusion(table, k: int = 50):  # -> matplotlib Figure

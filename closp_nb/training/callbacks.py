@@ -119,7 +119,7 @@ class EarlyStopping(Callback):
             raise CancelFitException
 
     def after_epoch(self):
-        now = self.learn.watch.rows[-1]['valid_loss']
+        now = self.learn.loss_table.rows[-1]['valid_loss']
         self.waited += 1
         if now < self.loss_then:
             self.loss_then, self.waited, self.kept = now, 0, learned(self.model)

@@ -170,7 +170,7 @@ def fit(
     peaks = [recipe.optim.lr * (recipe.optim.pretrained_lr_scale if g[0] in old else 1) for g in learn.opt.param_lists]
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(recipe.optim.epochs, peaks if len(peaks) > 1 else recipe.optim.lr, pct_start=0.25)
-    return learn.watch.table
+    return learn.loss_table.table
 
 # %% ../../nbs/4_training/40_learner.ipynb #5de362fd
 def _takes_on(model, recipe):
@@ -194,7 +194,7 @@ def closp_learner(
     augmentation: bool = True,  # in training, does a tile look otherwise each time?
     kind=TileDataset,  # of the datasets
     cbs=(),  # fastai callbacks
-) -> ClospLearner:  # with `.watch.table`; raises `InputError` if there is too little to train on
+) -> ClospLearner:  # with `.loss_table.table`; raises `InputError` if there is too little to train on
     "A fastai learner for a catalog and a recipe."
     set_seed(recipe.seed, reproducible=True)
     train, valid = train_valid_split(cat, recipe.data.valid_frac, recipe.seed)

@@ -35,7 +35,7 @@ class LossLog(Callback):
 
     def after_epoch(self):
         with atomic_write(self.file, overwrite=True) as tmp:
-            self.learn.watch.table.to_csv(tmp)
+            self.learn.loss_table.table.to_csv(tmp)
 
 
 class ProgressBar(Callback):
@@ -55,7 +55,7 @@ class ProgressBar(Callback):
             self.steps.update()
 
     def after_epoch(self):
-        self.steps.set_postfix(valid=f'{self.learn.watch.rows[-1]["valid_loss"]:.3f}')
+        self.steps.set_postfix(valid=f'{self.learn.loss_table.rows[-1]["valid_loss"]:.3f}')
 
     def after_fit(self):
         self.steps.close()

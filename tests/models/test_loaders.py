@@ -1,6 +1,5 @@
 "What may vary between two views of a tile, and what must not."
 
-
 import numpy as np
 import pytest
 from scipy.special import digamma, polygamma

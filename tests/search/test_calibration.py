@@ -1,6 +1,5 @@
 "What a score is worth: a curve found again, indexes that keep it, hits that carry it, commands that change an index."
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st

@@ -1,6 +1,5 @@
 "Questions of many parts, doubt, provenance, spots."
 
-
 import geopandas as gpd
 import numpy as np
 import pandas as pd

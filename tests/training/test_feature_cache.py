@@ -1,6 +1,5 @@
 "Frozen towers look once, and nothing else changes."
 
-
 import numpy as np
 import pytest
 import torch

@@ -4,7 +4,7 @@ import re, subprocess, sys
 from pathlib import Path
 
 
-FOLDER = Path(__file__).resolve().parent / 'benchmarks'
+FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 
 
 def bench(*argv, code=None):

@@ -3,7 +3,7 @@
 import json, subprocess, sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STYLE = 'attr-defined var-annotated assignment valid-type operator misc index call-overload union-attr'.split()
 # not asked of mypy: methods that `patch` brings, names that take a new type on the way, fastcore's Param as annotation, and what torch and numpy leave open
 

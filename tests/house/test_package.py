@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from book import copy_tree
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope='module')

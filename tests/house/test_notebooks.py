@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT, PATIENCE = 20, 3  # seconds on two cores; a busy machine may take so many times longer
 BOOKS = [p for p in sorted((ROOT / 'nbs').rglob('*.ipynb')) if not any(o[0] in '._' for o in p.relative_to(ROOT).parts)]
 

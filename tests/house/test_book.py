@@ -8,7 +8,7 @@ import pytest
 import yaml
 from book import build, check
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BOOKS = [
     p.relative_to(ROOT / 'nbs')
     for p in sorted((ROOT / 'nbs').rglob('*.ipynb'))
