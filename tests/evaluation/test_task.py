@@ -1,7 +1,13 @@
 "Chapters 63, 12d and 13b from outside: ir_measures on the exported files, plain loops, files of others, every refusal, the commands."
 
-import os, subprocess, sys
-import geopandas as gpd, ir_measures, numpy as np, pandas as pd, pytest
+import os
+import subprocess
+import sys
+import geopandas as gpd
+import ir_measures
+import numpy as np
+import pandas as pd
+import pytest
 from hypothesis import given, settings, strategies as st
 from ir_measures import AP, P, R, RR, Rprec, nDCG
 from pathlib import Path
@@ -22,7 +28,11 @@ from closp_nb.evaluation.task import IndexRanker, RunRanker, make_task, unseen_b
 from closp_nb.evaluation.significance import holm, sign_flip
 from closp_nb.geodesy import km_between, place_block
 
-close = lambda a, b, tol=1e-9: np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=0, atol=tol)
+
+def close(a, b, tol=1e-9):
+    return np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=0, atol=tol)
+
+
 N = 260
 
 
@@ -374,11 +384,14 @@ def test_the_same_question_in_another_order_is_the_same():
     cat = archive(90)
     queries = make_queries(cat.where(split='corpus'))
     perm = np.random.default_rng(1).permutation(90)
-    f = lambda c, q, **k: (
-        score_task(make_task(c, q, **k), Shuffled(90, 0))[0]
-        .groupby(['gallery', 'land'])[['same_tiles', 'same_grades']]
-        .first()
-    )
+
+    def f(c, q, **k):
+        return (
+            score_task(make_task(c, q, **k), Shuffled(90, 0))[0]
+            .groupby(['gallery', 'land'])[['same_tiles', 'same_grades']]
+            .first()
+        )
+
     a, b = f(cat, queries), f(cat.take(perm), queries.iloc[::-1])
     assert a.equals(b)
     for other in (f(cat, queries, linear=True), f(cat, queries, level=1)):
