@@ -57,7 +57,7 @@ def sign_flip(
 def holm(
     p: ArrayLike,  # (comparisons,) p-values; NaN is no comparison and stays
 ) -> np.ndarray:  # (comparisons,) in the same order, adjusted; raises `InputError`
-    "Adjust p-values so that they may be read side by side: the chance of any false alarm stays below 0.05 (Holm, 1979)."
+    "Adjust p-values so that they may be read side by side: the chance of any false alarm is below 0.05 (Holm, 1979)."
     try:
         p = np.asarray(p, float)
     except (ValueError, TypeError):
