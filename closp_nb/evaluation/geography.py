@@ -375,8 +375,8 @@ def over_weights(
     **where,  # for all of them; see `filter_mask`
 ) -> dict:  # weight as text, and 'circle' -> Hits; raises `InputError` as the queries do
     "The same question at several weights, and within a circle."
-    slider = {f'{w:g}': ask.mixed(text, weight=w, k=k, place=lonlat, **where) for w in weights}
-    return slider | {'circle': ask.text(text, k, near=(*np.ravel(lonlat), km), **where)}
+    slider = {f'{w:g}': ask.search_mixed(text, weight=w, k=k, location=lonlat, **where) for w in weights}
+    return slider | {'circle': ask.search_text(text, k, near=(*np.ravel(lonlat), km), **where)}
 
 # %% ../../nbs/6_evaluation/66_geography.ipynb #5a031276
 def _checked(label):

@@ -214,12 +214,12 @@ def test_searches(cat, tmp_path):
     save_model(model, tmp_path / 'model')
     Index.build(model, corpus, model_folder=tmp_path / 'model', progress=False).save(tmp_path / 'index')
     ask = Searcher.load(tmp_path / 'index')
-    hits = ask.text('flooded area', k=5)
+    hits = ask.search_text('flooded area', k=5)
     plain = encode_numpy(ask.model.encode_text, ['flooded area']) @ embed(model, corpus, progress=False, device='cpu').T
     np.testing.assert_allclose(hits.frame.score, np.sort(plain[0])[::-1][:5], atol=2e-3)
     ask.model.to(GPU)  # a searcher whose model was moved
     assert (
-        ask.text('flooded area', k=5).frame.id.tolist() == hits.frame.id.tolist() and len(ask.tile(hits[0], k=3)) == 3
+        ask.search_text('flooded area', k=5).frame.id.tolist() == hits.frame.id.tolist() and len(ask.search_tile(hits[0], k=3)) == 3
     )
 
 
