@@ -72,7 +72,7 @@ def test_draws_in_pieces_do_not_swell(monkeypatch):
 
 
 def step_down(p):
-    "Test as Holm (1979): walk up from the smallest p, stop at the first that fails; adjusted p is where each just passes."
+    "Test as Holm (1979): walk up from the smallest p, stop at the first that fails; adjusted: where each passes."
     order, out, worst = sorted(range(len(p)), key=lambda i: p[i]), [None] * len(p), 0
     for j, i in enumerate(order):
         worst = max(worst, min(1, (len(p) - j) * p[i]))
