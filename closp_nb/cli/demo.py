@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUERIES', 'demo_command']
 
-# %% ../../nbs/8_commands/85_demo.ipynb #a1a2913f
+# %% ../../nbs/8_commands/85_demo.ipynb #f787b472
 from pathlib import Path
 from ..core import ClospError, InputError, NotFoundError, atomic_write, check_disjoint, check_writable
 
@@ -69,7 +69,7 @@ def _report(results):
     columns = ['archive', 'gallery', 'tiles', 'queries', 'metric', 'model', 'random', 'untrained']
     return s, s[columns].round(3).to_string(index=False)
 
-# %% ../../nbs/8_commands/85_demo.ipynb #d2e07e8c
+# %% ../../nbs/8_commands/85_demo.ipynb #8b30da14
 def _build_index(folder, model, world, cat, vectors):
     "Save model and index; the index is calibrated if there are held-out tiles enough."
     import numpy as np
@@ -102,7 +102,7 @@ def _draw(folder, results):
     from closp_nb.search.searcher import Searcher
 
     ask = Searcher.load(folder / 'index')
-    hits = {q: ask.text(q, k=12) for q in QUERIES}
+    hits = {q: ask.search_text(q, k=12) for q in QUERIES}
     for q, name in QUERIES.items():
         hits[q].figure().savefig(folder / name, dpi=110)
     draw_map(hits, ask.index.cat).savefig(folder / 'map.png', dpi=110)
@@ -163,7 +163,7 @@ def demo_command(
             if real is not None:
                 archives['real'] = real
             cat = Catalog.concat(list(archives.values()))
-            print(f'   logit scale {losses.scale.iloc[-1]:.1f}, model {fingerprint(model)}')
+            print(f'   logit scale {losses.logit_scale.iloc[-1]:.1f}, model {fingerprint(model)}')
             print(f'4. embedding {len(cat)} tiles and scoring')
             vectors, results = _scores(model, blank, archives)
             summary, page = _report(results)

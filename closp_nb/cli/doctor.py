@@ -113,12 +113,12 @@ def _check_answers(searcher):
     mend = 'install this package in a fresh environment'
     ix = searcher.index
     z, first = ix.vectors(range(len(ix))), ix.cat.table.id[0]
-    if searcher.tile(first, 1).frame.id[0] != first:
+    if searcher.search_tile(first, 1).frame.id[0] != first:
         raise IncompatibleError(f'a tile does not find itself; {mend}')
-    scores = searcher.text('water', 5).frame.score
+    scores = searcher.search_text('water', 5).frame.score
     if len(scores) != 5:
         raise IncompatibleError(f'{len(scores)} hits for 5; {mend}')
-    if not np.allclose(scores, np.sort(z @ searcher.vector('water'))[::-1][:5], atol=1e-5):
+    if not np.allclose(scores, np.sort(z @ searcher.text_vector('water'))[::-1][:5], atol=1e-5):
         raise IncompatibleError(f'the index answers otherwise than the plain product; {mend}')
 
 
@@ -149,7 +149,7 @@ def self_test() -> dict:  # step -> seconds; an error carries a note that names 
         close_corpora()
     return step.took
 
-# %% ../../nbs/8_commands/86_doctor.ipynb #666fa301
+# %% ../../nbs/8_commands/86_doctor.ipynb #d1df494e
 def doctor_command(
     quick: bool = False,  # leave the self-test out
 ):

@@ -30,7 +30,7 @@ def index_command(
     folder: str,  # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
     model: str = 'demo/model',  # model folder
     out: str = 'index',  # index folder to write
-    kind: str = 'exact',  # or compact: a quarter of the memory; or large: approximate, in less than a millisecond
+    store: str = 'exact',  # or compact (a quarter of the memory), or large (the best few in a millisecond)
     shard: str = '',  # of vectors: 2/5, the second of five equal shares
     force: bool = False,  # replace it if it is there
 ):
@@ -38,10 +38,10 @@ def index_command(
     from closp_nb.models.folder import load_model
     from closp_nb.search.bulk import read_parts
     from closp_nb.search.index import Index
-    from closp_nb.search.stores import suggest_store
+    from closp_nb.search.stores import store_class
 
     check_disjoint(out, folder)
-    suggest_store(kind)
+    store_class(store)
     check_writable(out, force)  # refused before the work starts
     m = load_model(model)
     vectors, left = None, 0
@@ -51,7 +51,7 @@ def index_command(
         raise InputError(f'{folder} holds no vectors that could be shared out; make them with closp embed')
     else:
         cat, left = _tiles(folder)
-    Index.build(m, cat, vectors, model_folder=model, kind=kind).save(out, force)
+    Index.build(m, cat, vectors, model_folder=model, store=store).save(out, force)
     note = f'; {left} left out' if left else ''
     print(f'{cat} indexed in {out}{note}\nclosp search "flooded area" --index {out}')
 
@@ -127,7 +127,7 @@ def calibrate_command(
     corpus: str,  # with labelled training tiles; best the one that trained the model
     model: str | None = None,  # the model's folder, if it was moved
 ):
-    "Learn from labelled tiles how often a score is right, so that each hit carries that share."
+    "Learn from labelled tiles how often a score is right, so that each hit carries a probability."
     from closp_nb.data.catalog import open_catalog
     from closp_nb.data.splits import train_valid_split
     from closp_nb.search.calibration import calibrate
@@ -139,6 +139,6 @@ def calibrate_command(
     for sensor, c in new.about['calibration'].items():
         print(
             f"{sensor}: {c['tiles']} tiles, {c['questions']} questions, {c['right']:.0%} right; "
-            f"shares are off by {c['off']:.3f} on average"
+            f"probabilities are off by {c['off']:.3f} on average"
         )
     print(f'closp search "flooded area" --index {index}')

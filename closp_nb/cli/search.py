@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['parse_numbers', 'save_hits', 'search_command']
 
-# %% ../../nbs/8_commands/83_search.ipynb #d3055732
+# %% ../../nbs/8_commands/83_search.ipynb #6945f3d8
 from pathlib import Path
 from fastcore.script import Param
 from ..core import InputError, atomic_write
 
-# %% ../../nbs/8_commands/83_search.ipynb #a3522bac
+# %% ../../nbs/8_commands/83_search.ipynb #7c408836
 def parse_numbers(
     text,  # '12.5,41.9'; another thing than a text is returned as it is
     option: str,  # name of the option, for the message
@@ -90,11 +90,11 @@ def search_command(
         raise InputError(f'weight={weight} is between words and location=lon,lat; give both, or leave it out')
     ask = Searcher.load(index, model)
     if spot is None:
-        hits = ask.text(text, **where)
+        hits = ask.search_text(text, **where)
     elif text is None:
-        hits = ask.place(spot, **where)
+        hits = ask.search_location(spot, **where)
     else:
-        hits = ask.mixed(text, place=spot, weight=0.5 if weight is None else weight, **where)
+        hits = ask.search_mixed(text, location=spot, weight=0.5 if weight is None else weight, **where)
     print(hits.table(k).to_string() if len(hits) else 'no tile meets these conditions')
     if save:
         print(f'wrote {save_hits(hits, save, force)}')
