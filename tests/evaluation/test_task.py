@@ -544,7 +544,7 @@ def test_pictures_that_cannot_be_drawn_are_told(place, tmp_path, capsys):
 
 def closp(*argv, cwd):
     return subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main.main', *map(str, argv)],
+        [sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)],
         cwd=cwd,
         env=os.environ | {'HF_HUB_OFFLINE': '1'},
         capture_output=True,
