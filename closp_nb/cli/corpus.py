@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['samples_command', 'corpus_build_command', 'corpus_check_command', 'corpus_show_command']
 
-# %% ../../nbs/8_commands/80_corpus.ipynb #c68aced6
+# %% ../../nbs/8_commands/80_corpus.ipynb #5b105f9e
 import sys
 from pathlib import Path
 from ..core import NotFoundError
@@ -65,7 +65,7 @@ def corpus_build_command(
         left = f"; what was left out, and why: {Path(out) / 'left.csv'}"
     print(f'\n{cat} in {out}{left}\nclosp corpus check {out}')
 
-# %% ../../nbs/8_commands/80_corpus.ipynb #7ddbd3af
+# %% ../../nbs/8_commands/80_corpus.ipynb #d027a6f5
 def corpus_check_command(
     path: str,  # a corpus, a catalog or an index
     per: int = 16,  # tiles of each source and sensor whose pixels are read

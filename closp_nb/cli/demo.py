@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['QUERIES', 'demo_command']
 
-# %% ../../nbs/8_commands/85_demo.ipynb #f787b472
+# %% ../../nbs/8_commands/85_demo.ipynb #8bcd5dd9
 from pathlib import Path
 from ..core import ClospError, InputError, NotFoundError, atomic_write, check_disjoint, check_writable
 
@@ -69,7 +69,7 @@ def _report(results):
     columns = ['archive', 'gallery', 'tiles', 'queries', 'metric', 'model', 'random', 'untrained']
     return s, s[columns].round(3).to_string(index=False)
 
-# %% ../../nbs/8_commands/85_demo.ipynb #8b30da14
+# %% ../../nbs/8_commands/85_demo.ipynb #24bea622
 def _build_index(folder, model, world, cat, vectors):
     "Save model and index; the index is calibrated if there are held-out tiles enough."
     import numpy as np

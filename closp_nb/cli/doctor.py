@@ -149,7 +149,7 @@ def self_test() -> dict:  # step -> seconds; an error carries a note that names 
         close_corpora()
     return step.took
 
-# %% ../../nbs/8_commands/86_doctor.ipynb #d1df494e
+# %% ../../nbs/8_commands/86_doctor.ipynb #5cb61aaf
 def doctor_command(
     quick: bool = False,  # leave the self-test out
 ):

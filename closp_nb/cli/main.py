@@ -59,7 +59,7 @@ def _usage():
         ]
     )
 
-# %% ../../nbs/8_commands/87_main.ipynb #7e25f245
+# %% ../../nbs/8_commands/87_main.ipynb #160d6330
 def _refuse(message):
     raise InputError(message)
 
@@ -103,7 +103,7 @@ def normalize_words(
             out.append(word)
     return out
 
-# %% ../../nbs/8_commands/87_main.ipynb #422c718d
+# %% ../../nbs/8_commands/87_main.ipynb #4fd7fd06
 ALIASES = {'overwrite': 'force', 'processes': 'nproc'}  # name of an argument in the library -> name of the option
 
 _ARGUMENT = re.compile(
@@ -144,7 +144,7 @@ def to_shell(
 
     return _ARGUMENT.sub(translate, message)
 
-# %% ../../nbs/8_commands/87_main.ipynb #4c51fb89
+# %% ../../nbs/8_commands/87_main.ipynb #3300511d
 def _run(name, words):
     "Run a command; return None, or the one line that tells what to mend."
     parser = make_parser(name)

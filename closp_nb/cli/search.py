@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['parse_numbers', 'save_hits', 'search_command']
 
-# %% ../../nbs/8_commands/83_search.ipynb #6945f3d8
+# %% ../../nbs/8_commands/83_search.ipynb #49a1d5b7
 from pathlib import Path
 from fastcore.script import Param
 from ..core import InputError, atomic_write
 
-# %% ../../nbs/8_commands/83_search.ipynb #7c408836
+# %% ../../nbs/8_commands/83_search.ipynb #1ace6e6e
 def parse_numbers(
     text,  # '12.5,41.9'; another thing than a text is returned as it is
     option: str,  # name of the option, for the message
@@ -46,7 +46,7 @@ def save_hits(
 
 
 def search_command(
-    text: Param(  # type: ignore[valid-type]
+    text: Param(
         'what to look for, such as "flooded area near water"; may be left out if there is a location',
         str,
         opt=False,

@@ -9,7 +9,10 @@ import time
 
 import h5py
 import pandas as pd
+import pytest
 from commandline import ENV, SMALL, closp
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group('demo')]  # one worker runs the demo
 
 
 def test_it_leaves_what_it_promises(demo):
@@ -67,6 +70,7 @@ def test_same_seed_same_results(demo):
     assert (d / 'twin' / 'results.csv').read_bytes() == (d / 'demo' / 'results.csv').read_bytes()
 
 
+@pytest.mark.kills
 def test_a_kill_leaves_nothing_half(tmp_path):
     "Stopped in the middle, the demo leaves no output folder, and a second run with the same name works."
     env = ENV | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}

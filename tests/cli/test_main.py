@@ -172,6 +172,7 @@ def test_a_note_of_an_error_is_told(monkeypatch, shell):
     assert one_line(shell('doctor')[2]) == "closp: no band; the self-test failed at 'world'"
 
 
+@pytest.mark.slow
 def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path):
     code = (
         "import sys; sys.modules['fastai'] = sys.modules['fastai.callback.core'] = None; "
@@ -190,6 +191,8 @@ def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path):
 # ---- on the folder of a demo
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group('demo')
 def test_taken_folder_is_refused(demo):
     d, _ = demo
     before = (d / 'demo' / 'results.csv').read_bytes()
@@ -198,6 +201,8 @@ def test_taken_folder_is_refused(demo):
     assert (d / 'demo' / 'results.csv').read_bytes() == before
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group('demo')
 def test_search_and_index(demo, shell, monkeypatch, tmp_path):
     d, _ = demo
     monkeypatch.chdir(d)
@@ -211,6 +216,8 @@ def test_search_and_index(demo, shell, monkeypatch, tmp_path):
     assert shell('search', 'water', '--index', mine)[0] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group('demo')
 @pytest.mark.parametrize(
     'argv,words',
     [
