@@ -51,7 +51,11 @@ def capture_state(
     "Everything that a run remembers between two steps."
     opt, numbers = _optimizer(learn)
     rng, plain = _random()
-    best, smooth, read = getattr(learn, 'early_stopping', None), learn.recorder.smooth_loss, getattr(learn.model.text, 'read', {})
+    best, smooth, read = (
+        getattr(learn, 'early_stopping', None),
+        learn.recorder.smooth_loss,
+        getattr(learn.model.text, 'read', {}),
+    )
     tensors = (
         {f'model/{k}': v for k, v in learned(learn.model).items()} | opt | rng | {'seeds': seeds, 'smooth': smooth.val}
     )
@@ -87,7 +91,11 @@ def restore_state(learn, tensors, plain):
     for k, v in (part('optimizer') | plain['optimizer']).items():
         name, _, what = k.rpartition('/')
         learn.opt.state[params[name]][what] = v.to(params[name].device) if torch.is_tensor(v) else v
-    learn.begin, learn.train_iter, learn.loss_table.rows = (plain['epoch'], plain['batch']), plain['steps'], plain['rows']
+    learn.begin, learn.train_iter, learn.loss_table.rows = (
+        (plain['epoch'], plain['batch']),
+        plain['steps'],
+        plain['rows'],
+    )
     learn.recorder.smooth_loss.val, learn.recorder.smooth_loss.count = tensors['smooth'], plain['smooth']
     if plain['read']:
         learn.model.text.read = dict(zip(plain['read'], tensors['read']))
