@@ -14,14 +14,14 @@ from ..core import InputError, check_disjoint, check_writable
 # %% ../../nbs/8_commands/81_index.ipynb #d0b20007
 def _tiles(folder):
     "The catalog of a corpus, or of loose images; what was left out is told."
-    from closp_nb.data.catalog import scan
+    from closp_nb.data.catalog import Catalog
     from closp_nb.data.catalog import open_catalog
 
     cat, left = (
         (open_catalog(folder), [])
         if Path(folder).is_file()
         or any((Path(folder) / n).exists() for n in ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5'))
-        else scan(folder)
+        else Catalog.from_rasters(folder)
     )
     for path, why in left:
         print(f'left out {path}: {why}', file=sys.stderr)

@@ -213,7 +213,7 @@ QUERIES = {
 
 def _archive(out, n, seed, tiles, offline, workers):
     "The generated world, the real samples and the user's folder: two catalogs."
-    from closp_nb.data.catalog import Catalog, scan
+    from closp_nb.data.catalog import Catalog
     from closp_nb.synthetic.samples import fetch_samples
     from closp_nb.synthetic.world import build_world
 
@@ -223,7 +223,7 @@ def _archive(out, n, seed, tiles, offline, workers):
     real, notes = fetch_samples(download=not offline, progress=False)
     mine = None
     if tiles:
-        mine, left = scan(tiles, source=f'folder {Path(tiles).name}')
+        mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
         notes += [f'left out {Path(p).name}: {why}' for p, why in left[:5]] + (
             [f'... and {len(left) - 5} more'] if len(left) > 5 else []
         )
