@@ -113,7 +113,7 @@ def evaluation_page(
         '## What the split gives away',
     ]
     if leaks:
-        table = pd.DataFrame({region: found.table().map(_leak) for region, found in leaks.items()})
+        table = pd.DataFrame({region: found.summary().map(_leak) for region, found in leaks.items()})
         text.append(markdown(table.rename_axis('').reset_index()))
     else:
         text.append('Unknown: no training tile is known.')

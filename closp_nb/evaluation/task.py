@@ -174,7 +174,7 @@ def _searched(table, training, labelled):
     if not keep.any():
         raise InputError(
             "no tile of the archive can be an answer (split 'corpus', with labels unless there are judgements); "
-            'index the corpus, or add a labels.csv (see scan)'
+            'index the corpus, or add a labels.csv (see Catalog.from_rasters)'
         )
     if (twice := table.id[keep].duplicated()).any():
         raise InputError(f"tile id '{table.id[keep][twice].iloc[0]}' is there twice; ids must differ")
@@ -254,7 +254,9 @@ def gallery_task(
     "Put together a task whose gallery is a whole catalog: each sensor, and all together; training plays no part."
     known = (cat.table.caption != '').to_numpy()
     if not known.any():
-        raise InputError('no tile has labels, so there is nothing to score against; add a labels.csv (see scan)')
+        raise InputError(
+            'no tile has labels, so there is nothing to score against; add a labels.csv (see Catalog.from_rasters)'
+        )
     gallery, queries = cat.where(known), queries.reset_index(drop=True)
     grades, level = relevance(queries, gallery, sparse=True), np.maximum(queries.labels.map(len).to_numpy(int), 1)
     sensors = _by_sensor(gallery.table) | {'both': np.ones(len(gallery), bool)}

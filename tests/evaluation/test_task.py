@@ -347,7 +347,7 @@ def test_leaks_of_the_page_are_those_of_the_splits(place):
     from closp_nb.data.splits import leaks
 
     d, cat, _ = place
-    page, want = (d / 'e_good' / 'table.md').read_text(), leaks(cat, pixels=False).table()
+    page, want = (d / 'e_good' / 'table.md').read_text(), leaks(cat, pixels=False).summary()
     row = next(x for x in page.splitlines() if x.startswith('| median |'))
     close(float(row.split('|')[2]), want['median'], 5.1e-4)
     assert float(row.split('|')[3]) > float(row.split('|')[2])
