@@ -15,25 +15,12 @@ CORPUS_FILES = ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5')  # one o
 
 
 def _tiles(folder):
-<<<<<<< HEAD
     "Open the catalog of a corpus, or of loose images; print what was left out and count it."
-    from closp_nb.data.catalog import open_catalog, scan
+    from closp_nb.data.catalog import Catalog, open_catalog
 
     if Path(folder).is_file() or any((Path(folder) / n).exists() for n in CORPUS_FILES):
         return open_catalog(folder), 0
-    cat, left = scan(folder)
-=======
-    "The catalog of a corpus, or of loose images; what was left out is told."
-    from closp_nb.data.catalog import Catalog
-    from closp_nb.data.catalog import open_catalog
-
-    cat, left = (
-        (open_catalog(folder), [])
-        if Path(folder).is_file()
-        or any((Path(folder) / n).exists() for n in ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5'))
-        else Catalog.from_rasters(folder)
-    )
->>>>>>> main
+    cat, left = Catalog.from_rasters(folder)
     for path, why in left:
         print(f'left out {path}: {why}', file=sys.stderr)
     return cat, len(left)
