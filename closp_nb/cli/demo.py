@@ -20,7 +20,7 @@ QUERIES = {  # query -> picture of its hits
 
 def _archive(out, n, seed, tiles, offline, workers):
     "Make the generated world, and open the real samples and the user's folder: two catalogs."
-    from closp_nb.data.catalog import Catalog, scan
+    from closp_nb.data.catalog import Catalog
     from closp_nb.synthetic.samples import fetch_samples
     from closp_nb.synthetic.world import build_world
 
@@ -30,7 +30,7 @@ def _archive(out, n, seed, tiles, offline, workers):
     samples, notes = fetch_samples(download=not offline, progress=False)
     found = [] if samples is None else [samples]
     if tiles:
-        mine, left = scan(tiles, source=f'folder {Path(tiles).name}')
+        mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
         found.append(mine)
         notes += [f'left out {Path(p).name}: {why}' for p, why in left[:5]]
         if len(left) > 5:
