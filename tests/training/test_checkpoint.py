@@ -1,6 +1,12 @@
 "A killed run goes on to the bit; damaged and foreign checkpoints are told apart."
 
-import os, random, shutil, signal, subprocess, sys, time
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest

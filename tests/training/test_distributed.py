@@ -1,6 +1,12 @@
 "Several processes give the losses of one."
 
-import multiprocessing, os, signal, subprocess, sys, threading, time
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,8 @@
 """What must also hold on a GPU: `pytest tests/test_gpu.py`, on its own. A run of all tests hides the GPUs (see conftest.py), because the others compare runs of the
 processor to the bit, in several processes too."""
 
-import json, math
+import json
+import math
 
 import numpy as np
 import pytest
@@ -219,7 +220,8 @@ def test_searches(cat, tmp_path):
     np.testing.assert_allclose(hits.frame.score, np.sort(plain[0])[::-1][:5], atol=2e-3)
     ask.model.to(GPU)  # a searcher whose model was moved
     assert (
-        ask.search_text('flooded area', k=5).frame.id.tolist() == hits.frame.id.tolist() and len(ask.search_tile(hits[0], k=3)) == 3
+        ask.search_text('flooded area', k=5).frame.id.tolist() == hits.frame.id.tolist()
+        and len(ask.search_tile(hits[0], k=3)) == 3
     )
 
 

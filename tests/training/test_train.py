@@ -1,6 +1,7 @@
 "Training: who is refused, that parts make a whole, that guards guard."
 
-import json, math
+import json
+import math
 
 import pytest
 import torch
