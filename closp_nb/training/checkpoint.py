@@ -7,7 +7,9 @@ __all__ = ['FORMAT', 'capture_state', 'restore_state', 'restore_random', 'write_
            'run_fingerprint', 'Checkpoint']
 
 # %% ../../nbs/4_training/42_checkpoint.ipynb #63ed69bd
-import hashlib, json, random
+import hashlib
+import json
+import random
 from pathlib import Path
 from typing import Any
 import numpy as np

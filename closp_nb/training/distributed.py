@@ -6,7 +6,12 @@
 __all__ = ['rank_and_world_size', 'all_gather_with_grad', 'DistributedContrastive', 'launch', 'rank_zero_first']
 
 # %% ../../nbs/4_training/44_distributed.ipynb #35409d6c
-import json, multiprocessing, os, pickle, tempfile, threading
+import json
+import multiprocessing
+import os
+import pickle
+import tempfile
+import threading
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path

@@ -6,7 +6,8 @@
 __all__ = ['encoder_key', 'encoder_features', 'CachedEncoder', 'FeatureDataset', 'cached_features']
 
 # %% ../../nbs/4_training/43_feature_cache.ipynb #bbccb584
-import hashlib, json
+import hashlib
+import json
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path

@@ -6,7 +6,8 @@
 __all__ = ['grad_cache_forward', 'LossTable', 'ClospLearner', 'pretrained_params', 'param_groups', 'fit', 'closp_learner']
 
 # %% ../../nbs/4_training/40_learner.ipynb #27c7e169
-import json, tempfile
+import json
+import tempfile
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +82,9 @@ class LossTable(Callback):
     "Keep the losses of every epoch, and the logit scale, as a table."
 
     order = 60  # after fastai's own recorder
+
+    def __init__(self):
+        self.rows: list[dict] = []
 
     def before_fit(self):
         self.rows = []
