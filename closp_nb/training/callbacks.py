@@ -23,10 +23,10 @@ class ClampLogitScale(Callback):
     top = math.log(100) - 1e-6  # exp(log(100)) is 100.00001 in float32, and has no gradient
 
     def after_step(self):
-        if not self.model.log_scale.requires_grad:
+        if not self.model.log_logit_scale.requires_grad:
             return
         with torch.no_grad():
-            self.model.log_scale.clamp_(0, self.top)
+            self.model.log_logit_scale.clamp_(0, self.top)
 
 # %% ../../nbs/4_training/41_callbacks.ipynb #acfa9d6c
 class FreezePretrained(Callback):
@@ -68,7 +68,7 @@ class Bf16(Callback):
     "Run the encoders in bfloat16 on the device at hand; the loss stays in float32."
 
     def before_fit(self):
-        device = self.model.log_scale.device.type
+        device = self.model.log_logit_scale.device.type
         self.learn.forward_context = lambda: torch.autocast(device, dtype=torch.bfloat16)
 
     def after_pred(self):
@@ -85,10 +85,10 @@ class ChannelsLast(Callback):
 
     def _convert(self, memory_format):
         for k in self.keys:
-            self.model.images[k].to(memory_format=memory_format)
+            self.model.image_encoders[k].to(memory_format=memory_format)
 
     def before_fit(self):
-        count = {k: sum(isinstance(m, nn.Conv2d) for m in e.modules()) for k, e in self.model.images.items()}
+        count = {k: sum(isinstance(m, nn.Conv2d) for m in e.modules()) for k, e in self.model.image_encoders.items()}
         self.keys = [k for k, n in count.items() if n > 1]  # a transformer has one convolution: its patches
         self._convert(torch.channels_last)
 
@@ -107,7 +107,7 @@ def trainable_state(
 ) -> dict:  # name -> tensor, a copy; without a text encoder that does not learn
     "Copy all weights and running averages that training can change."
     whole = model.recipe.model.text_finetune == 'full'
-    return {k: v.detach().clone() for k, v in model.state_dict().items() if whole or not k.startswith('text.')}
+    return {k: v.detach().clone() for k, v in model.state_dict().items() if whole or not k.startswith('text_encoder.')}
 
 
 class EarlyStopping(Callback):

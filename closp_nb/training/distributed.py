@@ -87,8 +87,8 @@ class DistributedContrastive(Callback):
                 'take a larger batch_size or fewer processes'
             )
         sampler.part, self.batch_rows = (rank, world_size), sampler.batch_size
-        if self.model.log_scale.is_cuda:
-            self.model.images = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.images)
+        if self.model.log_logit_scale.is_cuda:
+            self.model.image_encoders = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.image_encoders)
         for v in self.model.state_dict().values():
             dist.broadcast(v, 0)
 
@@ -101,9 +101,9 @@ class DistributedContrastive(Callback):
         for (k, f), v in zip(names, rows):
             out[k][f] = v
         for k in y:
-            if 'located' in out[k]:
-                here = out[k]['located'][:, None].float()
-                out[k]['located'] = all_gather_with_grad(here, self.batch_rows)[:, 0] > 0
+            if 'has_location' in out[k]:
+                here = out[k]['has_location'][:, None].float()
+                out[k]['has_location'] = all_gather_with_grad(here, self.batch_rows)[:, 0] > 0
         self.learn.yb = ({k: all_gather_with_grad(v, self.batch_rows) for k, v in y.items()},)
 
     def before_step(self):

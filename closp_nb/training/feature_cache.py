@@ -143,7 +143,7 @@ def cached_features(
     progress: bool = False,
 ) -> Iterator[partial]:  # the dataset that `closp_learner` wants, inside the block; raises `InputError`
     "Replace frozen image encoders by cached features, as long as the block runs."
-    pretrained, encoders, features = pretrained_params(model), dict(model.images.items()), {}
+    pretrained, encoders, features = pretrained_params(model), dict(model.image_encoders.items()), {}
     cat = cat.where((cat.frame.split == 'train') & (cat.frame.caption != ''))
     for k, encoder in encoders.items():
         if any(p.requires_grad and p not in pretrained for p in encoder.parameters()):
@@ -155,9 +155,9 @@ def cached_features(
             part = cat.where(sensor=k)
             features[k] = dict(zip(part.frame.id, encoder_features(encoder, part, folder, progress=progress)))
     for k, encoder in encoders.items():
-        model.images[k] = CachedEncoder(encoder, ALL_SENSORS[k])
+        model.image_encoders[k] = CachedEncoder(encoder, ALL_SENSORS[k])
     try:
         yield partial(FeatureDataset, features=features)
     finally:
         for k, encoder in encoders.items():
-            model.images[k] = encoder
+            model.image_encoders[k] = encoder

@@ -9,7 +9,6 @@ __all__ = ['grad_cache_forward', 'LossTable', 'ClospLearner', 'pretrained_params
 import json
 import tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 import pandas as pd
@@ -91,7 +90,7 @@ class LossTable(Callback):
 
     def after_epoch(self):
         losses = dict(zip(self.recorder.metric_names[1:-1], map(float, self.recorder.values[-1])))
-        self.rows.append(losses | {'scale': self.model.scale.item()})
+        self.rows.append(losses | {'logit_scale': self.model.logit_scale.item()})
 
     @property
     def table(self) -> pd.DataFrame:  # a row per epoch
@@ -207,7 +206,7 @@ def _adopt(model, recipe):
                 f'the model was built with {f}={old[f]!r}, the recipe says {new[f]!r}; '
                 f'train it with recipe.change({f}={old[f]!r}), or leave the model out to start a new one'
             )
-    model.recipe, model.said = recipe, asdict(recipe)
+    model.recipe = recipe
 
 
 def _model_for(recipe, keys, model=None):
@@ -219,9 +218,9 @@ def _model_for(recipe, keys, model=None):
                 model = GeoCLOSP.around(model, location_encoder(recipe.model.location_encoder))
     else:
         _adopt(model, recipe)
-    if lack := [k for k in keys if k not in model.images]:
+    if lack := [k for k in keys if k not in model.image_encoders]:
         raise IncompatibleError(
-            f"the model has no image encoder for '{lack[0]}'; it knows {', '.join(model.images)}: "
+            f"the model has no image encoder for '{lack[0]}'; it knows {', '.join(model.image_encoders)}: "
             'leave the sensor out of the catalog or take another model'
         )
     return model
@@ -237,7 +236,9 @@ def _losses_for(model, recipe, cat):
             'no training tile has coordinates, so a location encoder has nothing to learn; '
             "add coordinates, or train CLOSP: recipe.change(location_encoder='')"
         )
-    return geoclosp_losses, ['_loss', '_place_loss'] + (['_words_loss'] if recipe.loss.location_text_weight else [])
+    return geoclosp_losses, ['_loss', '_location_loss'] + (
+        ['_location_text_loss'] if recipe.loss.location_text_weight else []
+    )
 
 # %% ../../nbs/4_training/40_learner.ipynb #3b1f60a4
 def closp_learner(

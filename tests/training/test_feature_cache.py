@@ -29,7 +29,7 @@ def cat(tmp_path_factory):
 
 def loaded(**kw):
     model = new_model(HEADS.change(**kw))
-    for t in model.images.values():
+    for t in model.image_encoders.values():
         t.loaded = True
     return model
 
@@ -72,7 +72,7 @@ class Counting:
 
 
 def test_keys(cat, tmp_path):
-    encoder, part = loaded().images['s1'], cat.where(sensor='s1')
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     a = encoder_features(encoder, part, tmp_path)
     hashed = Catalog(part.frame.assign(hash=[''] * len(part)))
     hashed.frame['hash'] = [
@@ -84,13 +84,13 @@ def test_keys(cat, tmp_path):
     changed = Counting(Catalog(part.frame.assign(hash=['x'] + list(hashed.frame['hash'][1:]))))
     encoder_features(encoder, changed, tmp_path)
     assert changed.n == 1  # other pixels under the same name
-    b = encoder_features(loaded(seed=1).images['s1'], part, tmp_path)
+    b = encoder_features(loaded(seed=1).image_encoders['s1'], part, tmp_path)
     assert len(list(tmp_path.glob('s1-*'))) == 2 and not np.allclose(a, b)  # another encoder, another store
 
 
 @pytest.mark.parametrize('harm', ['rows', 'empty', 'tiles', 'number', 'fewer'])
 def test_a_damaged_store_is_made_anew(cat, tmp_path, harm):
-    encoder, part = loaded().images['s1'], cat.where(sensor='s1')
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     a = encoder_features(encoder, part, tmp_path)
     at = next(tmp_path.glob('s1-*'))
     if harm == 'rows':
@@ -108,14 +108,14 @@ def test_a_damaged_store_is_made_anew(cat, tmp_path, harm):
 
 
 def test_an_object_array_is_not_opened(cat, tmp_path):
-    encoder, part = loaded().images['s1'], cat.where(sensor='s1')
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     a = encoder_features(encoder, part, tmp_path)
     np.save(next(tmp_path.glob('s1-*')) / 'rows.npy', np.array([print], object), allow_pickle=True)
     assert np.array_equal(encoder_features(encoder, part, tmp_path), a)
 
 
 def test_a_bug_is_no_damage(cat, tmp_path, monkeypatch):
-    encoder, part = loaded().images['s1'], cat.where(sensor='s1')
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     encoder_features(encoder, part, tmp_path)
 
     def bug(*_, **__):
@@ -135,18 +135,18 @@ class Halt(Callback):
 
 
 def test_resumes_and_returns_the_encoders(cat, tmp_path):
-    model, before = loaded(), encoder_key(loaded().images['s2'], SENSORS['s2'])
+    model, before = loaded(), encoder_key(loaded().image_encoders['s2'], SENSORS['s2'])
     shared = RunOptions(features=tmp_path / 'shared', checkpoint_steps=1)
     _, table = train(cat, HEADS, progress=False, model=loaded(), options=shared)
     run = dict(progress=False, folder=tmp_path / 'run')
     with pytest.raises(KeyboardInterrupt):
         train(cat, HEADS, model=model, options=shared, callbacks=[Halt()], **run)
-    assert not any(isinstance(t, CachedEncoder) for t in model.images.values())  # also after an accident
+    assert not any(isinstance(t, CachedEncoder) for t in model.image_encoders.values())  # also after an accident
     own = RunOptions(features=True)
     with pytest.raises(IncompatibleError, match='other encoders'):
         train(cat, HEADS, model=loaded(seed=1), resume=True, options=own, **run)
     model, again = train(cat, HEADS, model=loaded(), resume=True, options=own, **run)
-    assert again.equals(table) and encoder_key(model.images['s2'], SENSORS['s2']) == before
+    assert again.equals(table) and encoder_key(model.image_encoders['s2'], SENSORS['s2']) == before
     assert fingerprint(load_model(tmp_path / 'run' / 'model')) == fingerprint(model)
 
 
