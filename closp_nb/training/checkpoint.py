@@ -11,7 +11,6 @@ import hashlib
 import json
 import random
 from pathlib import Path
-from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load, save_file
@@ -232,7 +231,7 @@ class Checkpoint(Callback):
 
     def before_fit(self):
         self.run_now = json.loads(json.dumps(run_fingerprint(self.learn, self.recipe)))
-        self.generator: Any = self.dls.train.batch_sampler.views
+        self.generator = self.dls.train.batch_sampler.views
         found = checkpoints(self.folder)
         if found and not self.resume:
             raise InputError(

@@ -82,7 +82,7 @@ class LossTable(Callback):
 
     order = 60  # after fastai's own recorder
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows: list[dict] = []
 
     def before_fit(self):

@@ -7,7 +7,7 @@ __all__ = ['LossLog', 'ProgressBar', 'false_negative_line', 'RunOptions', 'train
 
 # %% ../../nbs/4_training/45_train.ipynb #c61afca8
 import tempfile
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 import pandas as pd
@@ -149,8 +149,8 @@ def train(
     progress = progress and not rank
     with ExitStack() as stack:
         with rank_zero_first():
-            cached = nullcontext(TileDataset)
-            if options.features:
+            cached: AbstractContextManager = nullcontext(TileDataset)
+            if options.features and model is not None:
                 cached = cached_features(model, cat, options.features_folder(folder), progress)
             dataset = stack.enter_context(cached)
         learn = closp_learner(cat, recipe, model, options.workers, not options.features, dataset, callbacks)
