@@ -117,7 +117,7 @@ def evaluation_page(
             markdown(
                 pd.DataFrame(
                     {
-                        k: v.table().map(
+                        k: v.summary().map(
                             lambda x: 'unknown' if np.isnan(x) else f'{x:,.0f}' if x == int(x) else f'{x:,.3f}'
                         )
                         for k, v in leaks.items()

@@ -59,7 +59,9 @@ def evaluate(
     "Score queries on every sensor's tiles and on all together."
     known = (cat.table.caption != '').to_numpy()
     if not known.any():
-        raise InputError('no tile has labels, so there is nothing to score against; add a labels.csv (see scan)')
+        raise InputError(
+            'no tile has labels, so there is nothing to score against; add a labels.csv (see Catalog.from_rasters)'
+        )
     parts = []
     galleries = {ALL_SENSORS[k].name: known & (cat.table.sensor == k).to_numpy() for k in ALL_SENSORS} | {'both': known}
     for name, mask in galleries.items():

@@ -199,7 +199,7 @@ def make_task(
         notes.append(f'Tiles without labels: {bare.sum():,}; they are left out.')
     if not keep.any():
         raise InputError(
-            "no tile of the archive can be an answer (split 'corpus', with labels unless there are judgements); index the corpus, or add a labels.csv (see scan)"
+            "no tile of the archive can be an answer (split 'corpus', with labels unless there are judgements); index the corpus, or add a labels.csv (see Catalog.from_rasters)"
         )
     gallery = Catalog(t[keep])
     if gallery.table.id.duplicated().any():

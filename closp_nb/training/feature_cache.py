@@ -54,7 +54,7 @@ def _stored(folder):
 def _encode(encoder, sensor, pixels):
     "Run an encoder over tiles."
     if len({p.shape for p in pixels}) > 1:
-        raise InputError('tiles of different sizes cannot share a batch; cut them to one size')
+        raise InputError('tiles of different sizes cannot share a batch; cut them alike (see Catalog.from_rasters)')
     x = torch.from_numpy(normalize(np.stack(pixels), sensor)).to(next(encoder.parameters()).device)
     return encoder(x).float().cpu().numpy()
 

@@ -335,7 +335,7 @@ def test_leaks_of_the_page_are_those_of_the_splits(place):
     from closp_nb.data.splits import leaks
 
     d, cat, _ = place
-    page, want = (d / 'e_good' / 'table.md').read_text(), leaks(cat, pixels=False).table()
+    page, want = (d / 'e_good' / 'table.md').read_text(), leaks(cat, pixels=False).summary()
     row = next(l for l in page.splitlines() if l.startswith('| median |'))
     close(float(row.split('|')[2]), want['median'], 5.1e-4)
     assert float(row.split('|')[3]) > float(row.split('|')[2])
@@ -544,7 +544,7 @@ def test_pictures_that_cannot_be_drawn_are_told(place, tmp_path, capsys):
 
 def closp(*argv, cwd):
     return subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main.main', *map(str, argv)],
+        [sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)],
         cwd=cwd,
         env=os.environ | {'HF_HUB_OFFLINE': '1'},
         capture_output=True,
