@@ -33,7 +33,7 @@ WAYS = ('random', 'blocks', 'regions')
 
 def crisis_regions(
     cat: Catalog,  # with locations
-    region: Sequence[str],  # (N,) name of the region of each tile
+    region: Sequence[str] | np.ndarray,  # (N,) name of the region of each tile
 ) -> pd.DataFrame:  # regions x crises: tiles that carry it
     "Count the tiles of each crisis in each region."
     has = pd.DataFrame(multihot(cat.frame.labels)[:, 9:], columns=CRISIS_LABELS)
@@ -42,7 +42,7 @@ def crisis_regions(
 
 def held_out_regions(
     cat: Catalog,  # with locations
-    region: Sequence[str],  # (N,) name of the region of each tile
+    region: Sequence[str] | np.ndarray,  # (N,) name of the region of each tile
     seed: int = 0,  # which of the regions of a crisis
 ) -> list[str]:  # names of regions; raises `InputError` if a crisis strikes in one region only
     "Choose one region of each crisis, and a quiet one, to be held out of training."
@@ -73,7 +73,7 @@ def region_split(
     cat: Catalog,  # with locations
     how: str,  # one of WAYS
     seed: int = 0,
-    region: Sequence[str] | None = None,  # (N,) name of the region of each tile; `regions(cat)` if None
+    region: Sequence[str] | np.ndarray | None = None,  # (N,) name of the region of each tile; `regions(cat)` if None
     train_frac: float = 0.2,  # of all tiles, for training
     km: float = 100.0,  # side of a block
 ) -> tuple[Catalog, np.ndarray]:  # with split, (N,) bool: tiles of held-out regions; raises `InputError`
@@ -120,7 +120,7 @@ def training_region_bias(
     sims: np.ndarray,  # (Q, N) scores of the crises
     texts: Sequence[str],  # Q crises
     cat: Catalog,  # the gallery, N tiles
-    region: Sequence[str],  # (N,) their regions
+    region: Sequence[str] | np.ndarray,  # (N,) their regions
     training: Mapping[str, set[str]],  # crisis -> names of regions in which training tiles carry it
     k: int = 100,
 ) -> pd.DataFrame:  # text, value: fraction of the wrong hits of the best k in there; random: of all wrong tiles
@@ -185,7 +185,7 @@ def run_geo(
     cat: Catalog,  # with locations
     recipe: Recipe,  # its seed splits the archive, too
     how: str,  # one of WAYS
-    region: Sequence[str] | None = None,  # (N,); see `region_split`
+    region: Sequence[str] | np.ndarray | None = None,  # (N,); see `region_split`
     progress: bool = False,
 ) -> tuple[pd.DataFrame, object]:  # recipe, seed, split, region, group, gallery, text, metric, value, random; the model
     "Train on one side, score the other."
@@ -235,7 +235,7 @@ def ablate_geo(
     folder: str | Path,  # keeps one table for each run
     base: Recipe = CLOSP_NB,
     seeds: Sequence[int] = (0, 1, 2),
-    region: Sequence[str] | None = None,  # (N,); see `region_split`
+    region: Sequence[str] | np.ndarray | None = None,  # (N,); see `region_split`
     ways: Sequence[str] = WAYS,
     recipes: Mapping[str, Recipe] | None = None,  # by name, the first without location; `geo_recipes(base)` if None
     progress: bool = True,
