@@ -16,7 +16,7 @@ from closp_nb.data.catalog import Catalog, corpus_catalog
 from closp_nb.core import ClospError
 from closp_nb.explorer.workspace import read_visit
 from closp_nb.search.index import Index
-from closp_nb.synthetic.archives import WRITERS
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS
 from closp_nb.data.queries import make_queries, read_qrels, read_queries, write_queries
 from closp_nb.data.archives import archive, read_item
 from closp_nb.data.hdf5 import close_corpora
@@ -97,7 +97,7 @@ def prepare(d):
         queries=(next((d / 'queries').glob('*.jsonl')), read_queries),
         qrels=(next(p for p in (d / 'queries').rglob('*') if 'qrels' in p.as_posix() and p.is_file()), read_qrels),
     )
-    for key, write in WRITERS.items():
+    for key, write in ARCHIVE_WRITERS.items():
         if key == 'bigearthnet-lmdb':
             continue  # a memory map of a damaged database is LMDB's own affair
         write(d / key)

@@ -15,7 +15,7 @@ from closp_nb.models.folder import fingerprint, load_model, save_model
 from closp_nb.models.closp import new_model
 from closp_nb.data.catalog import Catalog
 from closp_nb.search.index import Index
-from closp_nb.synthetic.archives import WRITERS
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS
 from closp_nb.data.catalog import open_catalog
 from closp_nb.synthetic.world import build_world
 
@@ -59,7 +59,7 @@ def index(out):
 def prepare(d):
     "Name -> (command, what is left, how to look at it: equal for equal results)."
     for key in ('mmflood', 'quakeset', 'bigearthnet-v2'):
-        WRITERS[key](d / key)
+        ARCHIVE_WRITERS[key](d / key)
     cat = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
     more = build_world(d / 'more', 120, seed=1, geotiffs=0, progress=False)
     assert not set(more.table.id) & set(cat.table.id)

@@ -11,7 +11,7 @@ from closp_nb.data.catalog import Catalog, corpus_catalog, pixel_hash
 from closp_nb.core import InputError
 from closp_nb.data.corpus import build_corpus, parse_part
 from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac
-from closp_nb.synthetic.archives import WRITERS
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS
 from closp_nb.labels import collision_share
 from closp_nb.data.report import label_counts, corpus_report, unit_report
 from closp_nb.data.catalog import open_catalog
@@ -30,8 +30,8 @@ pytestmark = [
 def copies(tmp_path_factory):
     "Small copies of archives, a folder of products and one of tiles."
     tmp = tmp_path_factory.mktemp('copies')
-    for k in WRITERS:
-        WRITERS[k](tmp / k)
+    for k in ARCHIVE_WRITERS:
+        ARCHIVE_WRITERS[k](tmp / k)
     write_safe(tmp / 'products')
     write_safe(tmp / 'products', 'L1C', '02.06')
     write_sar_pair(tmp / 'products')
@@ -58,14 +58,14 @@ def alike(a, b):
 def whole(copies, tmp_path_factory):
     "A corpus of everything."
     d = tmp_path_factory.mktemp('whole') / 'corpus'
-    parts = [f'{k}={copies / k}' for k in WRITERS] + [copies / 'products', copies / 'tiles']
+    parts = [f'{k}={copies / k}' for k in ARCHIVE_WRITERS] + [copies / 'products', copies / 'tiles']
     return d, *build(d, *parts, places=4), parts
 
 
 def test_every_archive_in_one_corpus(whole):
     d, cat, books, _ = whole
     assert (
-        len(books) == len(WRITERS) + 2
+        len(books) == len(ARCHIVE_WRITERS) + 2
         and (books.read + books.skipped + books.failed == books.found).all()
         and books.read.sum() == len(cat)
     )
