@@ -110,9 +110,11 @@ def self_test() -> dict:  # step -> seconds; raises `InputError` that names the 
             done('search')
             ask = Searcher.load(Path(d) / 'index')
             z = ask.index.vectors(range(len(ask.index)))
-            if ask.tile(cat.table.id[0], 1).frame.id[0] != cat.table.id[0]:
+            if ask.search_tile(cat.table.id[0], 1).frame.id[0] != cat.table.id[0]:
                 raise InputError('a tile does not find itself')
-            if not np.allclose(ask.text('water', 5).frame.score, np.sort(z @ ask.vector('water'))[::-1][:5], atol=1e-5):
+            if not np.allclose(
+                ask.search_text('water', 5).frame.score, np.sort(z @ ask.text_vector('water'))[::-1][:5], atol=1e-5
+            ):
                 raise InputError('the index answers otherwise than the plain product')
             done('')
     except Exception as e:

@@ -32,18 +32,18 @@ def index_command(
     folder: str,  # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
     model: str = 'demo/model',  # model folder
     out: str = 'index',  # index folder to write
-    kind: str = 'exact',  # or compact: a quarter of the memory; or large: the best few in less than a millisecond (page 09a)
+    store: str = 'exact',  # or compact (a quarter of the memory), or large (the best few in a millisecond)
     shard: str = '',  # of vectors: 2/5, the second of five equal shares
     force: bool = False,  # replace it if it is there
 ):
     "Index a folder of your own images, so that closp search finds them."
     from closp_nb.models.folder import load_model
     from closp_nb.search.index import Index
-    from closp_nb.search.stores import suggest_store
+    from closp_nb.search.stores import store_class
     from closp_nb.search.bulk import read_parts
 
     check_disjoint(out, folder)
-    suggest_store(kind)
+    store_class(store)
     check_writable(out, force)  # told before the work starts
     m = load_model(model)
     vectors = (Path(folder) / 'parts.json').exists()
@@ -54,7 +54,7 @@ def index_command(
         cat, z = read_parts(folder, m, shard)
     else:
         cat, left = _tiles(folder)
-    Index.build(m, cat, z, model_folder=model, kind=kind).save(out, force)
+    Index.build(m, cat, z, model_folder=model, store=store).save(out, force)
     print(
         f'{cat} indexed in {out}'
         + (f'; {left} left out' if left else '')
@@ -136,7 +136,7 @@ def calibrate_command(
     corpus: str,  # with labelled training tiles; best the one that trained the model
     model: str = None,  # the model's folder, if it was moved
 ):
-    "Learn from labelled tiles what a score is worth, so that hits carry the share that was right."
+    "Learn from labelled tiles what a score is worth, so that hits carry the probability that they are right."
     from closp_nb.search.calibration import calibrate as learn
     from closp_nb.data.splits import train_valid_split
     from closp_nb.data.catalog import open_catalog
@@ -147,6 +147,6 @@ def calibrate_command(
     new.save(index, overwrite=True)
     for key, c in new.about['calibration'].items():
         print(
-            f"{key}: {c['tiles']} tiles, {c['questions']} questions, {c['right']:.0%} right; shares are off by {c['off']:.3f} on average"
+            f"{key}: {c['tiles']} tiles, {c['questions']} questions, {c['right']:.0%} right; probabilities are off by {c['off']:.3f} on average"
         )
     print(f'closp search "flooded area" --index {index}')

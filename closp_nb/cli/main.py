@@ -100,11 +100,11 @@ def search_command(
         ),
     )
     if spot is None:
-        hits = ask.text(text, **where)
+        hits = ask.search_text(text, **where)
     elif text is None:
-        hits = ask.place(spot, **where)
+        hits = ask.search_location(spot, **where)
     else:
-        hits = ask.mixed(text, place=spot, weight=0.5 if weight is None else weight, **where)
+        hits = ask.search_mixed(text, location=spot, weight=0.5 if weight is None else weight, **where)
     print(hits.table(k).to_string() if len(hits) else 'no tile meets these conditions')
     if save:
         print(f'wrote {save_hits(hits, save, force)}')
@@ -293,7 +293,7 @@ def _write(out, model, world, table, cat, vectors, results, summary):
     summary.to_csv(out / 'summary.csv', index=False, float_format='%.6f')
     table.to_csv(out / 'losses.csv', float_format='%.6f')
     ask = Searcher.load(out / 'index')
-    hits = {q: ask.text(q, k=12) for q in QUERIES}
+    hits = {q: ask.search_text(q, k=12) for q in QUERIES}
     for q, name in QUERIES.items():
         hits[q].figure().savefig(out / name, dpi=110)
     draw_map(hits, ask.index.cat).savefig(out / 'map.png', dpi=110)
@@ -350,7 +350,7 @@ def demo_command(
             model, table = fit(world, r)
             corpus = world.where(split='corpus')
             print(
-                f'   scale {table.scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring'
+                f'   scale {table.logit_scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring'
             )
             vectors, results = _scores(model, blank, corpus, real)
             summary, text_table = _report(results)

@@ -49,8 +49,8 @@ def card(
     said = html.escape(row.caption or 'no labels')
     chips = ''.join(f'{CHIP}{html.escape(l)}</span>' for l in row.labels) or said
     where = html.escape(f'{row.lon:.2f}, {row.lat:.2f}  {row.time[:10]}')
-    share = getattr(row, 'share', float('nan'))
-    worth = f', {share:.0%} right' if share == share else ''
+    probability = getattr(row, 'probability', float('nan'))
+    worth = f', {probability:.0%} right' if probability == probability else ''
     return (
         f'<figure style="margin:0;width:150px;font:12px sans-serif"><img src="{data_url(tile, recipe)}" alt="{SENSORS[row.sensor].name} tile: {said}" '
         f'style="width:150px;height:150px;image-rendering:pixelated"><figcaption><b>{row.rank}</b> {SENSORS[row.sensor].name} {row.score:.2f}{worth}<br>{chips}<br>'
@@ -125,19 +125,19 @@ def asked(
             'a question has a place or unwanted words, not both; move the weight of the place to 0, or empty the other field'
         )
     if q['like'] or q['unlike'] or text.strip() and without:
-        hits = ask.combined(
+        hits = ask.search_feedback(
             [text] if text.strip() else [], q['like'], q['unlike'], [without] if without else [], k=q['k'], **where
         )
     elif q['example']:
-        hits = ask.tile(q['example'], q['k'], **where)
+        hits = ask.search_tile(q['example'], q['k'], **where)
     elif q['place'] and q['weight']:
         hits = (
-            ask.mixed(text, place=q['place'], weight=q['weight'], k=q['k'], **where)
+            ask.search_mixed(text, location=q['place'], weight=q['weight'], k=q['k'], **where)
             if text.strip()
-            else ask.place(q['place'], q['k'], **where)
+            else ask.search_location(q['place'], q['k'], **where)
         )
     else:
-        hits = ask.text(text, q['k'], **where)
+        hits = ask.search_text(text, q['k'], **where)
     return hits.collapsed() if q['spots'] and len(hits) else hits
 
 # %% ../../nbs/7_explorer/71_page.ipynb #71c4382b
@@ -240,12 +240,12 @@ class Explorer:
             len(self.ask.index),
         )
         self.said = w.HTML(
-            f'<p role="status">{lot:,} tiles, {html.escape(self.ask.index.about["kind"])} index. Say what you are looking for.</p>'
+            f'<p role="status">{lot:,} tiles, {html.escape(self.ask.index.about["store"])} index. Say what you are looking for.</p>'
         )
         self.controls(lot)
         row = lambda *parts, **kw: w.HBox(parts, layout=w.Layout(flex_flow='row wrap', **kw))
         self.grid = row(*(c.box for c in self.cards))
-        where = [row(self.lonlat, self.weight)] if hasattr(self.ask.model, 'encode_place') else []
+        where = [row(self.lonlat, self.weight)] if hasattr(self.ask.model, 'encode_location') else []
         left = w.VBox(
             [
                 self.said,

@@ -69,8 +69,8 @@ def word_attribution(
     words = list(re.finditer(r"[\w'-]+", rest))[:WORDS]
     if len(words) < 2:
         return pd.Series(dtype=float)
-    full = float(ask.vector(rest) @ z)
-    without = {m.group(): full - float(ask.vector(rest[: m.start()] + rest[m.end() :]) @ z) for m in words}
+    full = float(ask.text_vector(rest) @ z)
+    without = {m.group(): full - float(ask.text_vector(rest[: m.start()] + rest[m.end() :]) @ z) for m in words}
     return pd.Series(without).sort_values(ascending=False)
 
 # %% ../../nbs/5_search/57_explain.ipynb #ded62306
@@ -184,7 +184,7 @@ def explain_hit(
         text = cat.table.caption.iloc[row[0]]
     words = word_attribution(ask, text, z) if text.strip() else pd.Series(dtype=float)
     if not hasattr(ask, '_named'):
-        ask._named = np.stack([ask.vector(caption([l])) for l in LABELS])
+        ask._named = np.stack([ask.text_vector(caption([l])) for l in LABELS])
     labels = pd.Series(ask._named @ z, index=list(LABELS)).sort_values(ascending=False)
     return Explanation(
         tile, spectrum(tile), spectral_indices(tile), words, own, labels, nearest_training_tile(ask, tile, z, training)

@@ -55,7 +55,7 @@ class Hits:
     def table(self, n=10):
         "The first `n` hits as a small table."
         f = self.frame.head(n)
-        worth = dict(share=f.share.round(2)) if 'share' in f else {}
+        worth = dict(probability=f.probability.round(2)) if 'probability' in f else {}
         return pd.DataFrame(
             dict(
                 rank=f['rank'],

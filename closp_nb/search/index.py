@@ -19,7 +19,7 @@ from ..labels import caption, LABELS
 from ..data.catalog import Catalog
 from ..models.folder import fingerprint
 from ..models.inference import embed, encode_numpy as unit_rows
-from .stores import ann_recall, ExactStore, probe_split, suggest_store
+from .stores import ann_recall, ExactStore, probe_split, store_class
 
 # %% ../../nbs/5_search/51_index.ipynb #39920cbb
 def _good(z, cat, dim):
@@ -65,7 +65,7 @@ class Index:
         return len(self.store)
 
     def __repr__(self):
-        return f"Index({len(self)} tiles, {self.about['kind']}, model {self.about['fingerprint']})"
+        return f"Index({len(self)} tiles, {self.about['store']}, model {self.about['fingerprint']})"
 
     @property
     def cat(self):
@@ -81,25 +81,25 @@ class Index:
         cat,  # Catalog
         vectors=None,  # (len(cat), dim), if they were computed already
         model_folder='',  # where the model lies, so that the index can find it again
-        kind='exact',  # or compact, large
+        store='exact',  # or compact, large
         **kw,  # for `embed_command`
-    ):  # -> Index; raises `InputError` for an empty catalog, an unknown kind, vectors with gaps or of another length
+    ):  # -> Index; raises `InputError` for an empty catalog, an unknown store, vectors with gaps or of another length
         "Embed a catalog and index it."
-        made = suggest_store(kind)
+        made = store_class(store)
         if not len(cat):
             raise InputError('there are no tiles to index; check the catalog')
         z = _good(embed(model, cat, **kw) if vectors is None else vectors, cat, model.recipe.model.dim)
         asked = probe_queries(model, z)
-        store = made.build(z, queries=asked)
+        kept = made.build(z, queries=asked)
         return cls(
-            store,
+            kept,
             cat,
             dict(
-                kind=kind,
+                store=store,
                 metric='inner product of unit vectors',
                 dim=z.shape[1],
                 count=len(z),
-                recall=_measured(store, z, asked),
+                recall=_measured(kept, z, asked),
                 fingerprint=fingerprint(model),
                 model=str(Path(model_folder).resolve()) if model_folder else '',
             ),
@@ -209,8 +209,8 @@ def _open(folder, said, whole):
         )
     try:
         about = json.loads(said)
-        about = dict(about) | {k: about[k] for k in ('count', 'model', 'fingerprint', 'kind', 'dim')}
-        kind = suggest_store(about['kind'])
+        about = dict(about) | {k: about[k] for k in ('count', 'model', 'fingerprint', 'store', 'dim')}
+        kind = store_class(about['store'])
         old = 'files' not in about
         if not old:
             if lack := {*kind.files, 'rows.parquet'} - set(about['files']):
@@ -328,7 +328,7 @@ class MultiIndex:
             )
         self.starts = np.cumsum([0, *map(len, self.parts)])
         self.about = self.parts[0].about | dict(
-            kind=', '.join(dict.fromkeys(p.about['kind'] for p in self.parts)), count=int(self.starts[-1])
+            store=', '.join(dict.fromkeys(p.about['store'] for p in self.parts)), count=int(self.starts[-1])
         )
         self._cat = None
 
@@ -359,7 +359,7 @@ class MultiIndex:
         "What it consists of: kind, tiles and measured recall of each."
         return pd.DataFrame(
             [
-                dict(kind=p.about['kind'], tiles=len(p), first=a)
+                dict(store=p.about['store'], tiles=len(p), first=a)
                 | {f'recall@{k}': v for k, v in p.about.get('recall', {}).items() if k != 'questions'}
                 for p, a in zip(self.parts, self.starts)
             ]

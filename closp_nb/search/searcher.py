@@ -86,7 +86,7 @@ class Searcher:
         )
         about = dict(
             model=self.index.about['fingerprint'],
-            index=f"{self.index.about['kind']}, {len(self.index)} tiles",
+            index=f"{self.index.about['store']}, {len(self.index)} tiles",
             asked=datetime.now(timezone.utc).isoformat(timespec='seconds'),
             closp_nb=__version__,
         )
@@ -94,29 +94,29 @@ class Searcher:
             f.assign(rank=range(1, len(f) + 1), score=scores[0]), query + (f' [{cond}]' if cond else ''), about, note
         )
 
-    def vector(self, text: str) -> np.ndarray:  # (dim,) unit vector; raises `InputError` for an empty text
+    def text_vector(self, text: str) -> np.ndarray:  # (dim,) unit vector; raises `InputError` for an empty text
         "A sentence as a vector."
         if not text or not text.strip():
             raise InputError('the query is empty; say what to look for, such as "flooded area near water"')
         return encode_numpy(self.model.encode_text, [text])[0]
 
-    def text(
+    def search_text(
         self, text: str, k: int = 20, **where
-    ) -> Hits:  # `where`: see `filter_mask`; a sensor named in the text is a condition; `share` of hits in an index whose scores are calibrated
+    ) -> Hits:  # `where`: see `filter_mask`; a sensor named in the text is a condition; `probability` of hits in an index whose scores are calibrated
         "Tiles that look like a sentence."
         rest, named = named_sensor(text)
         hits = self._hits(
-            self.vector(rest),
+            self.text_vector(rest),
             k,
             text,
             where if where.get('sensor') or not named else where | {'sensor': named},
-            note=self.doubt(rest),
+            note=self.ood_warning(rest),
         )
         if (known := self.index.about.get('calibration')) and not hits.note:
-            hits.frame['share'] = predict_proba(known, hits.frame.sensor, hits.frame.score)
+            hits.frame['probability'] = predict_proba(known, hits.frame.sensor, hits.frame.score)
         return hits
 
-    def tile(self, tile, k: int = 20, **where) -> Hits:  # `tile`: a Tile, or the id of one in the index
+    def search_tile(self, tile, k: int = 20, **where) -> Hits:  # `tile`: a Tile, or the id of one in the index
         "Tiles that look like a tile, of whichever sensor."
         return self._hits(self.tile_vector(tile), k, f'like {tile if isinstance(tile, str) else tile.id}', where)
 
@@ -134,9 +134,9 @@ OOD_THRESHOLD = 0.36  # cosine to the nearest caption; drawn on this page
 
 
 @patch
-def familiar(self: Searcher, text: str) -> float:
+def query_similarity(self: Searcher, text: str) -> float:
     "How near a sentence is to what the model was taught, as its reader understands both; NaN if the reader knows no sentences."
-    reader = self.model.text
+    reader = self.model.text_encoder
     if not hasattr(reader, 'read'):
         return np.nan  # letters only
     unit = lambda texts: (x := encode_numpy(reader, texts)) / np.linalg.norm(x, axis=1, keepdims=True)
@@ -146,9 +146,9 @@ def familiar(self: Searcher, text: str) -> float:
 
 
 @patch
-def doubt(self: Searcher, text: str) -> str:
+def ood_warning(self: Searcher, text: str) -> str:
     "A sentence about a question that this model cannot answer; empty if there is no doubt."
-    near, long = self.familiar(text), len(text.split()) > 60
+    near, long = self.query_similarity(text), len(text.split()) > 60
     cut = 'Only the first sixty words or so were read. ' if long else ''
     return cut + (
         f'Nothing here looks like that: the question is far from all that this model was taught ({near:.2f}, and {OOD_THRESHOLD} would be near). These are the nearest tiles, not near ones.'
@@ -158,22 +158,22 @@ def doubt(self: Searcher, text: str) -> str:
 
 # %% ../../nbs/5_search/56_searcher.ipynb #1d842efb
 @patch
-def place_vector(
+def location_vector(
     self: Searcher, lonlat
 ) -> np.ndarray:  # (dim,); raises `InputError` if the model knows no places, or there is no such place
     "A place as a vector."
-    if not hasattr(self.model, 'encode_place'):
+    if not hasattr(self.model, 'encode_location'):
         raise InputError(
             'this model knows no places (it is CLOSP, not GeoCLOSP); ask in words, near a place (near), in a box, or train with a place tower'
         )
-    return encode_numpy(self.model.encode_place, check_place(lonlat))[0]
+    return encode_numpy(self.model.encode_location, check_place(lonlat))[0]
 
 
 @patch
-def place(self: Searcher, lonlat, k: int = 20, **where) -> Hits:  # `lonlat`: degrees, longitude first
+def search_location(self: Searcher, lonlat, k: int = 20, **where) -> Hits:  # `lonlat`: degrees, longitude first
     "Tiles that look like what is around a place; needs a GeoCLOSP model."
     lonlat = check_place(lonlat)
-    return self._hits(self.place_vector(lonlat), k, f'around {lonlat[0]:g}, {lonlat[1]:g}', where)
+    return self._hits(self.location_vector(lonlat), k, f'around {lonlat[0]:g}, {lonlat[1]:g}', where)
 
 
 def _blend(
@@ -191,23 +191,23 @@ def _blend(
 
 
 @patch
-def mixed(
+def search_mixed(
     self: Searcher,
     text: str | None = None,  # a sensor named in it is a condition
     tile=None,  # a Tile, or the id of one in the index
     weight: float = 0.5,  # from 0 to 1: of the last one that is given, in the order text, tile, place; the others share the rest
     k: int = 20,
-    place=None,  # degrees, longitude first
+    location=None,  # degrees, longitude first
     **where,  # see `filter_mask`
 ) -> Hits:  # raises `InputError` for fewer than two parts, a weight that is none, or a part that is refused alone
     "Words, example and place together, any two or all three."
     rest, named = (text, None) if text is None else named_sensor(text)
-    spot = None if place is None else check_place(place)
-    parts = [] if text is None else [(text, lambda: self.vector(rest))]
+    spot = None if location is None else check_place(location)
+    parts = [] if text is None else [(text, lambda: self.text_vector(rest))]
     if tile is not None:
         parts.append((f'like {tile if isinstance(tile, str) else tile.id}', lambda: self.tile_vector(tile)))
-    if place is not None:
-        parts.append((f'around {spot[0]:g}, {spot[1]:g}', lambda: self.place_vector(spot)))
+    if location is not None:
+        parts.append((f'around {spot[0]:g}, {spot[1]:g}', lambda: self.location_vector(spot)))
     if len(parts) < 2:
         raise InputError(
             'a mixed query needs two of text, tile and place, or all three; one alone is asked by its own name'
@@ -242,7 +242,7 @@ def _unit(z, what):
 
 
 @patch
-def combined(
+def search_feedback(
     self: Searcher,
     texts=(),  # a sentence or several; a sensor that one of them names is a condition
     like=(),  # tiles marked as right: ids or Tiles
@@ -261,13 +261,13 @@ def combined(
     if len(named) == 1 and not where.get('sensor'):
         where = where | {'sensor': named.pop()}
     mean = lambda vs: np.mean(vs, 0) if len(vs) else np.zeros(self.index.about['dim'], 'f4')
-    words = [self.vector(named_sensor(t)[0]) for t in texts]
+    words = [self.text_vector(named_sensor(t)[0]) for t in texts]
     a, b, c = weights
     z = (
         (a * _unit(mean(words), 'these sentences') if words else 0)
         + b * mean([self.tile_vector(t) for t in like])
         - c * mean([self.tile_vector(t) for t in unlike])
-        - WITHOUT * mean([self.vector(t) for t in without])
+        - WITHOUT * mean([self.text_vector(t) for t in without])
     )
     marked = np.flatnonzero(self.index.cat.table.id.isin([t if isinstance(t, str) else t.id for t in (*like, *unlike)]))
     said = (
@@ -276,12 +276,12 @@ def combined(
         + (f' - {len(unlike)} tiles' if unlike else '')
         + ''.join(f' - {t}' for t in without)
     )
-    doubt = next((d for t in texts for d in [self.doubt(named_sensor(t)[0])] if d), '')
+    doubt = next((d for t in texts for d in [self.ood_warning(named_sensor(t)[0])] if d), '')
     return self._hits(_unit(z, 'the parts of this question'), k, said, where, marked, doubt)
 
 # %% ../../nbs/5_search/56_searcher.ipynb #cc4ded27
 @patch
-def centred(
+def search_centred(
     self: Searcher,
     text: str,
     k: int = 20,
@@ -290,7 +290,7 @@ def centred(
     "Tiles of both sensors, each measured against its own kind."
     if where.get('sensor'):
         raise InputError('one sensor alone needs no centring; ask with text')
-    z, sensors = self.vector(text), self.index.cat.table.sensor.to_numpy()
+    z, sensors = self.text_vector(text), self.index.cat.table.sensor.to_numpy()
     if not hasattr(self, '_means'):  # of twenty thousand tiles at most
         own = {s: np.flatnonzero(sensors == s) for s in sorted(set(sensors))}
         self._means = {s: self.index.vectors(r[:: -(-len(r) // 20_000)]).mean(0) for s, r in own.items()}
@@ -300,7 +300,10 @@ def centred(
     ]
     f = pd.concat(parts, ignore_index=True).sort_values('score', ascending=False, kind='stable').head(k)
     return Hits(
-        f.assign(rank=range(1, len(f) + 1)), f'{text} [centred]', self._hits(z, 1, text, where).about, self.doubt(text)
+        f.assign(rank=range(1, len(f) + 1)),
+        f'{text} [centred]',
+        self._hits(z, 1, text, where).about,
+        self.ood_warning(text),
     )
 
 # %% ../../nbs/5_search/56_searcher.ipynb #17f5a91a

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'WILD', 'SMALL', 'STORES', 'topk', 'ScalarQuantizer', 'ExactStore', 'DecodedStore', 'SQ8Store', 'IVFStore',
-           'probe_split', 'ann_recall', 'suggest_store']
+           'probe_split', 'ann_recall', 'store_class']
 
 # %% ../../nbs/5_search/50_stores.ipynb #0a3caf91
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +138,7 @@ SMALL = 20_000  # rows that are looked at one by one
 class ExactStore:
     "A scan of one-byte codes, then float32 vectors for all that can be among the best: the answers of a full scan."
 
-    kind, files, inside = 'exact', ('vectors.npy', 'codes.faiss', 'coder.npz'), 1.0
+    name, files, inside = 'exact', ('vectors.npy', 'codes.faiss', 'coder.npz'), 1.0
 
     def __init__(self, z, coder, ix):
         store_attr()  # (n, dim) float32 rows; Coder; faiss index of codes
@@ -244,7 +244,7 @@ class DecodedStore:
 class SQ8Store(ExactStore):
     "One-byte codes alone."
 
-    kind, files, inside = 'compact', ('codes.faiss', 'coder.npz'), 0.9999
+    name, files, inside = 'compact', ('codes.faiss', 'coder.npz'), 0.9999
 
     def __init__(self, z, coder, ix):
         self.coder, self.ix, self.z = coder, ix, DecodedStore(coder, ix)
@@ -267,7 +267,7 @@ class SQ8Store(ExactStore):
 class IVFStore(ExactStore):
     "Codes in lists around centres; a question looks into some of the lists."
 
-    kind, files = 'large', ('vectors.npy', 'codes.faiss', 'coder.npz')
+    name, files = 'large', ('vectors.npy', 'codes.faiss', 'coder.npz')
 
     @classmethod
     def build(cls, z, queries=None, like=None, goal=0.99, seed=0, **kw):
@@ -345,11 +345,11 @@ def ann_recall(
     return float(found / (k * len(queries)))
 
 
-STORES = {c.kind: c for c in (ExactStore, SQ8Store, IVFStore)}
+STORES = {c.name: c for c in (ExactStore, SQ8Store, IVFStore)}
 
 
-def suggest_store(name):
-    "The class of a kind; raises `InputError` for a name that nobody knows."
+def store_class(name: str) -> type[ExactStore]:  # raises `InputError` for an unknown name
+    "Return the class of a store's name."
     if name not in STORES:
-        raise InputError(f"no kind of index '{name}'; use one of {', '.join(STORES)}")
+        raise InputError(f"no store '{name}'; use one of {', '.join(STORES)}")
     return STORES[name]

@@ -51,7 +51,11 @@ def capture_state(
     "Everything that a run remembers between two steps."
     opt, numbers = _optimizer(learn)
     rng, plain = _random()
-    best, smooth, read = getattr(learn, 'early_stopping', None), learn.recorder.smooth_loss, getattr(learn.model.text, 'read', {})
+    best, smooth, read = (
+        getattr(learn, 'early_stopping', None),
+        learn.recorder.smooth_loss,
+        getattr(learn.model.text_encoder, 'read', {}),
+    )
     tensors = (
         {f'model/{k}': v for k, v in learned(learn.model).items()} | opt | rng | {'seeds': seeds, 'smooth': smooth.val}
     )
@@ -87,13 +91,17 @@ def restore_state(learn, tensors, plain):
     for k, v in (part('optimizer') | plain['optimizer']).items():
         name, _, what = k.rpartition('/')
         learn.opt.state[params[name]][what] = v.to(params[name].device) if torch.is_tensor(v) else v
-    learn.begin, learn.train_iter, learn.loss_table.rows = (plain['epoch'], plain['batch']), plain['steps'], plain['rows']
+    learn.begin, learn.train_iter, learn.loss_table.rows = (
+        (plain['epoch'], plain['batch']),
+        plain['steps'],
+        plain['rows'],
+    )
     learn.recorder.smooth_loss.val, learn.recorder.smooth_loss.count = tensors['smooth'], plain['smooth']
     if plain['read']:
-        learn.model.text.read = dict(zip(plain['read'], tensors['read']))
+        learn.model.text_encoder.read = dict(zip(plain['read'], tensors['read']))
     if plain['best']:
         (learn.early_stopping.loss_then, learn.early_stopping.waited), kept = plain['best'], part('best')
-        learn.early_stopping.kept = {k: v.to(learn.model.log_scale.device) for k, v in kept.items()} or None
+        learn.early_stopping.kept = {k: v.to(learn.model.log_logit_scale.device) for k, v in kept.items()} or None
 
 
 def restore_random(learn, tensors, plain):
@@ -175,7 +183,7 @@ def run_fingerprint(
         recipe=asdict(recipe),
         tiles=_hash(json.dumps(rows).encode()),
         weights={k: list(v.shape) for k, v in learned(learn.model).items()},
-        known={k: getattr(t, 'known', '') for k, t in learn.model.images.items()},
+        known={k: getattr(t, 'known', '') for k, t in learn.model.image_encoders.items()},
         old=[n for n, p in learn.model.named_parameters() if p in old],
     )
 

@@ -1,5 +1,5 @@
-"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000: the three kinds of index against faiss's flat one, in turns.
-Then a question from words to rows of the catalog, and how time, memory and disk grow. `--out DIR` also writes growth.csv and kinds.csv."""
+"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000: the three names of index against faiss's flat one, in turns.
+Then a question from words to rows of the catalog, and how time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv."""
 
 import argparse, csv, json, re, resource, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -76,36 +76,36 @@ def alone(n, rounds, work):
     questions, k, few = probe_split(z, 20), min(1000, n), min(20, n)
     flat = faiss.IndexFlatIP(DIM)
     flat.add(z)
-    stores = {kind: c.build(z) for kind, c in STORES.items()}
+    stores = {name: c.build(z) for name, c in STORES.items()}
     ways = {'faiss flat': lambda q: flat.search(q[None], k)} | {
-        f'{kind}, {m}': lambda q, s=s, m=m: s.one(q, m) for kind, s in stores.items() for m in (k, few)
+        f'{name}, {m}': lambda q, s=s, m=m: s.one(q, m) for name, s in stores.items() for m in (k, few)
     }
     took, read = in_turns(ways, questions, rounds), bandwidth(z)
-    found = {(kind, m): ann_recall(s, z, probe_split(z, 100, 1), m) for kind, s in stores.items() for m in (k, few)}
+    found = {(name, m): ann_recall(s, z, probe_split(z, 100, 1), m) for name, s in stores.items() for m in (k, few)}
     print(
         f'{n:,} x {DIM}, {faiss.omp_get_max_threads()} threads, memory is read at {read / 1e9:.1f} GB/s\n{"faiss flat":10s} best {k}: {took["faiss flat"] * 1e3:7.2f} ms',
         flush=True,
     )
-    rows = [dict(kind='faiss flat', tiles=n, best=k, ms=took['faiss flat'] * 1e3, recall=1.0, bytes_a_tile=4 * DIM)]
-    for kind, s in stores.items():
-        (folder := work / kind).mkdir()
+    rows = [dict(store='faiss flat', tiles=n, best=k, ms=took['faiss flat'] * 1e3, recall=1.0, bytes_a_tile=4 * DIM)]
+    for name, s in stores.items():
+        (folder := work / name).mkdir()
         s.write(folder)
         for m in (k, few):
             rows.append(
                 dict(
-                    kind=kind,
+                    store=name,
                     tiles=n,
                     best=m,
-                    ms=took[f'{kind}, {m}'] * 1e3,
-                    recall=found[kind, m],
+                    ms=took[f'{name}, {m}'] * 1e3,
+                    recall=found[name, m],
                     bytes_a_tile=size(folder) / n,
                 )
             )
             share = (
-                f', codes read at {n * DIM / took[f"{kind}, {m}"] / read:.0%} of that speed' if kind != 'large' else ''
+                f', codes read at {n * DIM / took[f"{name}, {m}"] / read:.0%} of that speed' if name != 'large' else ''
             )
             print(
-                f'{kind:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[kind, m]:.4f}, {rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
+                f'{name:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[name, m]:.4f}, {rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
                 flush=True,
             )
     return took['faiss flat'] / took[f'exact, {k}'], rows
@@ -138,40 +138,40 @@ def from_words(n, rounds, work, text='minilm'):
         "Each sentence is asked once: the reader remembers what it has read."
 
         def g(t):
-            getattr(ask.model.text, "read", {}).clear()
+            getattr(ask.model.text_encoder, "read", {}).clear()
             return f(t)
 
         return g
 
-    encode = in_turns({'': fresh(ask.vector)}, said, rounds)['']
-    whole = in_turns({'': fresh(lambda t: ask.text(t, min(1000, n)))}, said, rounds)['']
+    encode = in_turns({'': fresh(ask.text_vector)}, said, rounds)['']
+    whole = in_turns({'': fresh(lambda t: ask.search_text(t, min(1000, n)))}, said, rounds)['']
     filtered = in_turns(
-        {'': fresh(lambda t: ask.text(t, min(1000, n), sensor='s1', bbox=(0, 40, 10, 50)))}, said, rounds
+        {'': fresh(lambda t: ask.search_text(t, min(1000, n), sensor='s1', bbox=(0, 40, 10, 50)))}, said, rounds
     )['']
-    few = ask.text(said[0], 20, bbox=(5, 45, 5.3, 45.3))
-    rare = in_turns({'': fresh(lambda t: ask.text(t, 20, bbox=(5, 45, 5.3, 45.3)))}, said, rounds)['']
-    assert len(ask.text(said[0], min(1000, n))) == min(1000, n)
+    few = ask.search_text(said[0], 20, bbox=(5, 45, 5.3, 45.3))
+    rare = in_turns({'': fresh(lambda t: ask.search_text(t, 20, bbox=(5, 45, 5.3, 45.3)))}, said, rounds)['']
+    assert len(ask.search_text(said[0], min(1000, n))) == min(1000, n)
     print(
         f'words to {min(1000, n)} rows of a catalog: {whole * 1e3:.1f} ms, of it {encode * 1e3:.1f} for the sentence; with sensor and box {filtered * 1e3:.1f} ms; with a box that {len(few)} or more of {n:,} tiles pass {rare * 1e3:.1f} ms',
         flush=True,
     )
 
 
-def grow(n, kind, work):
+def grow(n, name, work):
     "In a process of its own: build, write, open and ask; prints JSON."
-    folder = Path(work) / f'{kind}-{n}'
+    folder = Path(work) / f'{name}-{n}'
     if not folder.exists():
         z = np.load(Path(work) / f'z{n}.npy', mmap_mode='r')
-        if kind != 'compact':
+        if name != 'compact':
             z = np.array(z)
         start = time.perf_counter()
-        s = STORES[kind].build(z)
+        s = STORES[name].build(z)
         folder.mkdir()
         s.write(folder)
         print(json.dumps(dict(build_s=time.perf_counter() - start, build_MB=peak_MB(), GB=size(folder) / 1e9)))
         return
     start = time.perf_counter()
-    s = STORES[kind].open(folder)
+    s = STORES[name].open(folder)
     opened = time.perf_counter() - start
     questions = np.load(Path(work) / f'q{n}.npy')
     took = in_turns({k: lambda q, k=k: s.one(q, k) for k in (1000, 20)}, questions, 3)
@@ -181,21 +181,21 @@ def grow(n, kind, work):
 
 
 def growth(sizes, work):
-    "Rows for a table: kind, tiles, and what it takes."
+    "Rows for a table: store, tiles, and what it takes."
     out = []
-    for n, kinds in sizes.items():
+    for n, names in sizes.items():
         z = mixture(work / f'z{n}.npy', n)
         np.save(work / f'q{n}.npy', probe_split(z, 20))
-        for kind in kinds:
+        for name in names:
             run = lambda: json.loads(
                 subprocess.run(
-                    [sys.executable, __file__, '--grow', str(n), kind, str(work)],
+                    [sys.executable, __file__, '--grow', str(n), name, str(work)],
                     check=True,
                     capture_output=True,
                     text=True,
                 ).stdout
             )
-            out.append(dict(kind=kind, tiles=n) | run() | run())
+            out.append(dict(store=name, tiles=n) | run() | run())
             print(
                 ', '.join(f'{k} {v:,.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in out[-1].items()),
                 flush=True,
@@ -216,7 +216,7 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--tiles', type=int, default=647_000)
     p.add_argument('--rounds', type=int, default=3)
-    p.add_argument('--sizes', default='10000,100000,647000', help='of the growth table, all kinds')
+    p.add_argument('--sizes', default='10000,100000,647000', help='of the growth table, all stores')
     p.add_argument('--largest', type=int, default=5_000_000, help='of the growth table, compact only; 0: none')
     p.add_argument('--text', default='minilm')
     p.add_argument('--out')
@@ -237,6 +237,6 @@ if __name__ == '__main__':
         )
         grown = growth(sizes, work)
         if a.out:
-            write(Path(a.out) / 'search_kinds.csv', rows)
+            write(Path(a.out) / 'search_stores.csv', rows)
             write(Path(a.out) / 'search_growth.csv', grown)
     print(f'bench_search ratio={ratio:.1f} goal=5')

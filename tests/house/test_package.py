@@ -86,7 +86,7 @@ cat = build_world(d/'world', 24, share=.5, geotiffs=0, progress=False)
 model = new_model(replace(CLOSP_NB, text='tiny')).eval()
 save_model(model, d/'model')
 Index.build(model, cat, model_folder=d/'model', progress=False).save(d/'index')
-hits = Searcher.load(d/'index').text('water', k=3)
+hits = Searcher.load(d/'index').search_text('water', k=3)
 assert len(hits) == 3
 hits.save(d/'hits.geojson')
 explain_hit(Searcher.load(d/'index'), hits.frame.id[0], 'open water')

@@ -150,26 +150,26 @@ def test_bad_input(home, tmp_path, monkeypatch):
     k=st.integers(1, 70),
     seed=st.integers(0, 2**16),
     share=st.sampled_from([0.0, 0.02, 0.3, 1.0]),
-    kind=st.sampled_from(['exact', 'compact']),
+    store=st.sampled_from(['exact', 'compact']),
 )
-def test_union_is_one(cuts, k, seed, share, kind):
+def test_union_is_one(cuts, k, seed, share, store):
     "However it is cut, and whatever passes: the answers of one index, equal vectors included."
     rng = np.random.default_rng(seed)
     z = rng.standard_normal((60, 8)).astype('f4')
     z[rng.integers(60, size=10)] = z[0]
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    about = dict(fingerprint='x', dim=8, kind=kind, model='')
-    make = lambda a, b: Index(STORES[kind].build(z[a:b]), None, about | dict(count=b - a))
+    about = dict(fingerprint='x', dim=8, store=store, model='')
+    make = lambda a, b: Index(STORES[store].build(z[a:b]), None, about | dict(count=b - a))
     edges = sorted({0, 60, *cuts})
     several, one = MultiIndex([make(a, b) for a, b in zip(edges, edges[1:])]), make(0, 60)
     among = None if share == 1 else rng.random(60) < share
     q = rng.standard_normal((2, 8)).astype('f4')
     for a, b in zip(one.search(q, k, among), several.search(q, k, among)):
-        if kind == 'exact':
+        if store == 'exact':
             np.testing.assert_array_equal(a, b)
         else:
             assert a.shape == b.shape  # codes depend on what they are fitted to
-    if kind == 'exact':
+    if store == 'exact':
         np.testing.assert_array_equal(several.vectors(np.arange(60)), z)
 
 
@@ -181,13 +181,15 @@ def test_searcher_opens_several(home, tmp_path):
         Index.build(m, world.take(range(a, b)), z[a:b], d / 'model').save(tmp_path / 'months' / str(i))
     one, several = Searcher.load(tmp_path / 'one'), Searcher.load(tmp_path / 'months')
     for ask in (
-        lambda s: s.text('crops seen by radar', 15),
-        lambda s: s.tile(world.table.id[3], 9),
-        lambda s: s.text('water', 500, label='water'),
+        lambda s: s.search_text('crops seen by radar', 15),
+        lambda s: s.search_tile(world.table.id[3], 9),
+        lambda s: s.search_text('water', 500, label='water'),
     ):
         a, b = ask(one).frame, ask(several).frame
         assert a.id.tolist() == b.id.tolist() and (a.score == b.score).all()
-    assert [t.id for t in several.text('crops', 3)] == [t.id for t in one.text('crops', 3)]  # pixels are found, too
+    assert [t.id for t in several.search_text('crops', 3)] == [
+        t.id for t in one.search_text('crops', 3)
+    ]  # pixels are found, too
     (tmp_path / 'months' / '1' / 'index.json').write_text('{')
     with pytest.raises(InputError, match='damaged'):
         open_index(tmp_path / 'months')

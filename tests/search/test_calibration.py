@@ -64,28 +64,28 @@ def test_index_keeps_and_hits_carry(made, tmp_path):
         again.about['calibration'] == known.about['calibration'] and 'calibration' not in Index.load(d / 'index').about
     )
     ask = Searcher(again, model)
-    hits = ask.text('crops', k=30)
+    hits = ask.search_text('crops', k=30)
     c = again.about['calibration']
     want = [expit(c[s]['slope'] * x + c[s]['offset']) for s, x in zip(hits.frame.sensor, hits.frame.score)]
-    np.testing.assert_allclose(hits.frame.share, want)
+    np.testing.assert_allclose(hits.frame.probability, want)
     assert (
-        'share' in hits.table()
-        and 'share' not in ask.tile(corpus[0], k=3).frame
-        and 'share' not in Searcher(index, model).text('crops').table()
+        'probability' in hits.table()
+        and 'probability' not in ask.search_tile(corpus[0], k=3).frame
+        and 'probability' not in Searcher(index, model).search_text('crops').table()
     )
-    assert len(ask.text('crops', bbox=(0, 0, 0.01, 0.01))) == 0
+    assert len(ask.search_text('crops', bbox=(0, 0, 0.01, 0.01))) == 0
     hits.save(tmp_path / 'hits.csv')
-    assert ',share' in (tmp_path / 'hits.csv').read_text().splitlines()[0]
+    assert ',probability' in (tmp_path / 'hits.csv').read_text().splitlines()[0]
     del again.about['calibration']['s1']
-    mixed = ask.text('crops', k=40).frame
-    assert mixed.share.isna().equals(mixed.sensor == 's1')
+    mixed = ask.search_text('crops', k=40).frame
+    assert mixed.probability.isna().equals(mixed.sensor == 's1')
 
 
 def test_no_share_where_the_question_is_doubted(made, monkeypatch):
     d, model, _, train = made
     ask = Searcher(calibrate(Index.load(d / 'index'), model, train, progress=False), model)
-    monkeypatch.setattr(Searcher, 'doubt', lambda self, text: 'Nothing here looks like that.')
-    assert 'share' not in ask.text('avocado armchair').frame
+    monkeypatch.setattr(Searcher, 'ood_warning', lambda self, text: 'Nothing here looks like that.')
+    assert 'probability' not in ask.search_text('avocado armchair').frame
 
 
 def test_what_is_refused(made):
@@ -110,13 +110,13 @@ def test_commands(made, tmp_path, capfd):
         lines = [l for l in said.err.splitlines() if l.startswith('closp: ')]
         assert code == 1 and len(lines) == 1 and word in lines[0] and 'Traceback' not in said.err, said.err
 
-    assert go('index', tmp_path / 'corpus.parquet', '--model', d / 'model', '--out', at, '--kind', 'compact')[0] == 0
+    assert go('index', tmp_path / 'corpus.parquet', '--model', d / 'model', '--out', at, '--store', 'compact')[0] == 0
     assert go('add', at, tmp_path / 'more.parquet')[0] == 0 and len(Index.load(at)) == len(corpus) + 5
     refused('replace=True', 'add', at, tmp_path / 'more.parquet')
     assert go('add', at, tmp_path / 'more.parquet', '--replace')[0] == 0 and len(Index.load(at)) == len(corpus) + 5
     assert go('calibrate', at, d / 'world')[0] == 0
     assert go('remove', at, *train.table.id.iloc[:5])[0] == 0 and len(Index.load(at)) == len(corpus)
-    assert Index.load(at).about['calibration'] and Index.load(at).about['kind'] == 'compact'
+    assert Index.load(at).about['calibration'] and Index.load(at).about['store'] == 'compact'
     refused('not in this index', 'remove', at, 'nobody')
     refused('no index folder', 'add', tmp_path / 'nowhere', tmp_path / 'more.parquet')
     refused('path', 'add', at, tmp_path / 'nowhere')
@@ -128,8 +128,8 @@ def test_commands(made, tmp_path, capfd):
         d / 'model',
         '--out',
         tmp_path / 'other',
-        '--kind',
+        '--store',
         'huge',
     )
     code, said = go('search', 'crops', '--index', at, '--k', 3)
-    assert code == 0 and 'share' in said.out and not [l for l in said.err.splitlines() if l.startswith('closp')]
+    assert code == 0 and 'probability' in said.out and not [l for l in said.err.splitlines() if l.startswith('closp')]

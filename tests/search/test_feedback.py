@@ -27,10 +27,10 @@ def test_the_formula(ask):
     "Term by term, against brute force."
     ids = ask.index.cat.table.id
     like, unlike = [ids[3], ids[9]], [ids[20]]
-    hits = ask.combined(['crops', 'open water'], like, unlike, 'snow', k=80, weights=(0.9, 0.7, 0.2))
-    t = np.mean([ask.vector('crops'), ask.vector('open water')], 0)
+    hits = ask.search_feedback(['crops', 'open water'], like, unlike, 'snow', k=80, weights=(0.9, 0.7, 0.2))
+    t = np.mean([ask.text_vector('crops'), ask.text_vector('open water')], 0)
     z = ask.index.vectors(range(80))
-    v = 0.9 * t / np.linalg.norm(t) + 0.7 * z[[3, 9]].mean(0) - 0.2 * z[20] - WITHOUT * ask.vector('snow')
+    v = 0.9 * t / np.linalg.norm(t) + 0.7 * z[[3, 9]].mean(0) - 0.2 * z[20] - WITHOUT * ask.text_vector('snow')
     s = z @ (v / np.linalg.norm(v))
     want = [i for i in np.argsort(-s, kind='stable') if i not in (3, 9, 20)]
     np.testing.assert_allclose(hits.frame.score, s[want], atol=1e-5)
@@ -38,13 +38,13 @@ def test_the_formula(ask):
 
 
 def test_sensor_in_words_and_conditions(ask):
-    assert set(ask.combined(['crops by radar', 'water'], k=9).frame.sensor) == {'s1'}
-    assert set(ask.combined(['crops by radar', 'optical image of water'], k=30).frame.sensor) == {
+    assert set(ask.search_feedback(['crops by radar', 'water'], k=9).frame.sensor) == {'s1'}
+    assert set(ask.search_feedback(['crops by radar', 'optical image of water'], k=30).frame.sensor) == {
         's1',
         's2',
     }  # two named: none chosen
-    assert set(ask.combined('crops', sensor='s2', label='crops', k=9).frame.sensor) == {'s2'}
-    assert len(ask.combined('crops', bbox=(0, 0, 0.1, 0.1))) == 0
+    assert set(ask.search_feedback('crops', sensor='s2', label='crops', k=9).frame.sensor) == {'s2'}
+    assert len(ask.search_feedback('crops', bbox=(0, 0, 0.1, 0.1))) == 0
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_sensor_in_words_and_conditions(ask):
 )
 def test_bad_input(ask, kw, words):
     with pytest.raises(InputError, match=words) as e:
-        ask.combined(**kw)
+        ask.search_feedback(**kw)
     assert '\n' not in str(e.value)
 
 
 @pytest.mark.parametrize('end', ['.parquet', '.geojson', '.gpkg', '.csv'])
 def test_hits_say_where_they_come_from(ask, tmp_path, end):
-    p = ask.text('water', 5, sensor='s1').save(tmp_path / f'hits{end}')
+    p = ask.search_text('water', 5, sensor='s1').save(tmp_path / f'hits{end}')
     f = pd.read_csv(p) if end == '.csv' else gpd.read_parquet(p) if end == '.parquet' else gpd.read_file(p)
     assert (
         set(f['query']) == {'water [sensor=s1]'}
@@ -79,15 +79,15 @@ def test_long_texts(ask):
     text = 'flooded area near a river. ' * 400
     assert (
         len(text) > 10_000
-        and len(ask.text(text, 3)) == 3
-        and 'first sixty words' in ask.text(text, 3).note
-        and 'first sixty words' in ask.text(text, 3)._repr_html_()
+        and len(ask.search_text(text, 3)) == 3
+        and 'first sixty words' in ask.search_text(text, 3).note
+        and 'first sixty words' in ask.search_text(text, 3)._repr_html_()
     )
-    assert ask.text('crops', 3).note == ''
+    assert ask.search_text('crops', 3).note == ''
 
 
 def test_spots(ask):
-    f = ask.text('crops', 12).frame
+    f = ask.search_text('crops', 12).frame
     f = f.assign(
         lon=[0, 0.004, 0.02, 0, 0, np.nan, np.nan, 179.999, -179.999, 50, 50, 50],
         lat=[0, 0, 0, 0, 0, np.nan, np.nan, 0, 0, 89.9999, 89.9999, 50],

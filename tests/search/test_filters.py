@@ -45,8 +45,8 @@ CAT = Catalog(
     )
 )
 INDEX = {
-    kind: Index(c.build(z), CAT, dict(kind=kind, dim=DIM, count=N, fingerprint='', model=''))
-    for kind, c in STORES.items()
+    store: Index(c.build(z), CAT, dict(store=store, dim=DIM, count=N, fingerprint='', model=''))
+    for store, c in STORES.items()
 }
 
 degrees = st.floats(-170, 170), st.floats(-80, 80), st.floats(0.5, 60), st.floats(0.5, 40)
@@ -95,18 +95,18 @@ def by_hand(i, w):
 
 
 @settings(max_examples=150, deadline=None)
-@given(where=asked, k=st.integers(1, 30), kind=st.sampled_from(sorted(STORES)), seed=st.integers(0, 999))
-def test_filtered_equals_brute_force(where, k, kind, seed):
-    "Few enough rows to be looked at one by one in every kind: the answers are exact, for the vectors that the kind keeps."
+@given(where=asked, k=st.integers(1, 30), store=st.sampled_from(sorted(STORES)), seed=st.integers(0, 999))
+def test_filtered_equals_brute_force(where, k, store, seed):
+    "Few enough rows to be looked at one by one in every store: the answers are exact, for the vectors that the store keeps."
     ok = np.array([by_hand(i, where) for i in range(N)])
     mask = filter_mask(CAT, **where)
     np.testing.assert_array_equal(np.ones(N, bool) if mask is None else mask, ok)
     q = np.random.default_rng(seed).standard_normal((1, DIM)).astype('f4')
-    scores, rows = INDEX[kind].search(q, k, mask)
-    true = (INDEX[kind].vectors(np.arange(N)).astype('f8') @ q[0].astype('f8')).astype('f4')
+    scores, rows = INDEX[store].search(q, k, mask)
+    true = (INDEX[store].vectors(np.arange(N)).astype('f8') @ q[0].astype('f8')).astype('f4')
     want = np.flatnonzero(ok)
     want = want[np.lexsort((want, -true[want]))][:k]
-    if kind == 'compact':
+    if store == 'compact':
         np.testing.assert_allclose(scores[0], true[want], atol=1e-5)
     else:
         np.testing.assert_array_equal(rows[0], want)
@@ -119,9 +119,9 @@ def test_one_in_ten_thousand(monkeypatch):
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     three = np.array([5, 12_345, 29_999])
     mask = np.isin(np.arange(n), three)
-    for kind, c in STORES.items():
+    for store, c in STORES.items():
         got = c.build(z).one(z[7], 20, np.flatnonzero(mask))[1]
-        assert got.tolist() == three[np.argsort(-(z[three] @ z[7]), kind='stable')].tolist(), kind
+        assert got.tolist() == three[np.argsort(-(z[three] @ z[7]), kind='stable')].tolist(), store
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"The three kinds of index against brute force; folders that are cut, damaged, replaced, or written on a full disk."
+"The three stores against brute force; folders that are cut, damaged, replaced, or written on a full disk."
 
 import json, os, resource, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from shapely.geometry import Point
 
-from closp_nb.search import stores as kinds
+from closp_nb.search import stores as room
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.folder import fingerprint
 from closp_nb.models.closp import new_model
@@ -19,7 +19,7 @@ from closp_nb.search.index import Index
 from closp_nb.search.stores import ScalarQuantizer, ExactStore, STORES, probe_split, ann_recall
 
 ROOT, DIM = Path(__file__).resolve().parent.parent.parent, 384
-each_kind = pytest.mark.parametrize('kind', STORES)
+each_store = pytest.mark.parametrize('store', STORES)
 unit = lambda x: (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype('float32')
 
 
@@ -96,16 +96,16 @@ def test_exact_equals_a_full_scan(n, k, dim, how, seed):
         'one': lambda: np.repeat(clouds(1, dim, 1, seed), n, 0),
         'narrow': lambda: unit(np.eye(dim)[0] + 1e-3 * rng.standard_normal((n, dim))),
     }[how]()
-    store, before = ExactStore.build(z), kinds.SMALL
+    store, before = ExactStore.build(z), room.SMALL
     some = np.flatnonzero(rng.random(n) < 0.7)
-    kinds.SMALL = 0  # or small matrices would not be scanned by codes
+    room.SMALL = 0  # or small matrices would not be scanned by codes
     try:
         for q in (z[0], unit(rng.standard_normal(dim))):
             for rows in (None, some):
                 got, want = store.one(q, k, rows), plain(q, z, k, rows)
                 assert np.array_equal(got[0], want[0]) and np.array_equal(got[1], want[1])
     finally:
-        kinds.SMALL = before
+        room.SMALL = before
 
 
 @pytest.mark.parametrize('k', [1, 20, 300])
@@ -180,16 +180,16 @@ def test_one_thread_or_three(archive, stores):
 # ---- filters, recall, size
 
 
-@each_kind
+@each_store
 @pytest.mark.parametrize('share', [0.9, 0.3, 0.01, 0.0001])
-def test_filters(stores, archive, kind, share):
+def test_filters(stores, archive, store, share):
     rng = np.random.default_rng(3)
     rows = np.flatnonzero(rng.random(len(archive)) < share)
     for q in probe_split(archive, 5):
-        s, got = stores[kind].one(q, 20, rows)
+        s, got = stores[store].one(q, 20, rows)
         want = plain(q, archive, 20, rows)[1]
         assert len(got) == len(want) == min(20, len(rows)) and np.isin(got, rows).all() and (np.diff(s) <= 0).all()
-        if kind == 'exact' or kind == 'large' and share < 0.5:
+        if store == 'exact' or store == 'large' and share < 0.5:
             assert np.array_equal(got, want)
         assert len(set(got) & set(want)) >= 0.8 * len(want)
 
@@ -209,10 +209,10 @@ def test_compact_is_small(stores, tmp_path):
     assert codes / 30_000 < 385 and fixed < 1e6 and (codes * 647 / 30 + fixed) / 647_000 < 400
 
 
-@each_kind
-def test_more_than_there_are(kind):
+@each_store
+def test_more_than_there_are(store):
     z = clouds(50)
-    s, rows = STORES[kind].build(z).one(z[0], 80)
+    s, rows = STORES[store].build(z).one(z[0], 80)
     assert sorted(rows) == list(range(50)) and rows[0] == 0
 
 
@@ -234,23 +234,23 @@ def test_codes_know_their_error():
 
 @pytest.fixture
 def folder(tmp_path, model):
-    def make(kind='exact', n=60, name='index', seed=0):
-        return Index.build(model, catalog(n), clouds(n, seed=seed), kind=kind).save(tmp_path / name, overwrite=True)
+    def make(store='exact', n=60, name='index', seed=0):
+        return Index.build(model, catalog(n), clouds(n, seed=seed), store=store).save(tmp_path / name, overwrite=True)
 
     return make
 
 
-@each_kind
-def test_a_folder_opens_as_it_was_built(model, tmp_path, kind):
+@each_store
+def test_a_folder_opens_as_it_was_built(model, tmp_path, store):
     z, cat = clouds(3_000), catalog(3_000)
-    a = Index.build(model, cat, z, kind=kind)
+    a = Index.build(model, cat, z, store=store)
     b = Index.load(a.save(tmp_path / 'i'), whole=True)
     q = probe_split(z, 5)
     for x, y in zip(a.search(q, 30), b.search(q, 30)):
         assert np.array_equal(x, y)
     assert (
         set(b.about['recall']) == {'20', '1000', 'questions'}
-        and b.about['kind'] == kind
+        and b.about['store'] == store
         and b.about['recall']['20'] >= 0.97
     )
     assert set(b.about['files']) == {p.name for p in (tmp_path / 'i').iterdir()} - {'index.json'}
@@ -258,9 +258,9 @@ def test_a_folder_opens_as_it_was_built(model, tmp_path, kind):
     assert none[0].shape == none[1].shape == (5, 0)
 
 
-@each_kind
-def test_every_file_is_watched(folder, kind):
-    d = folder(kind)
+@each_store
+def test_every_file_is_watched(folder, store):
+    d = folder(store)
     for p in sorted(d.iterdir()):
         whole = p.read_bytes()
         harm = [whole[: len(whole) // 2], b''] + (
@@ -298,7 +298,7 @@ def test_an_index_of_before_opens(tmp_path, model):
     faiss.write_index(ix, str(d / 'index.faiss'))
     catalog(40).save(d / 'rows.parquet')
     about = dict(
-        kind='exact',
+        store='exact',
         metric='inner product of unit vectors',
         dim=DIM,
         count=40,
@@ -324,7 +324,7 @@ def test_an_index_of_before_opens(tmp_path, model):
         (lambda m: Index.build(m, catalog(3), 2 * clouds(3)), 'divide by the length'),
         (lambda m: Index.build(m, catalog(3), clouds(3, 20)), '3 vectors of 384'),
         (lambda m: Index.build(m, catalog(3), clouds(4)), '3 vectors of 384'),
-        (lambda m: Index.build(m, catalog(3), clouds(3), kind='hnsw'), 'exact, compact, large'),
+        (lambda m: Index.build(m, catalog(3), clouds(3), store='hnsw'), 'exact, compact, large'),
         (lambda m: Index.build(m, catalog(3), clouds(3)).search(np.full((1, DIM), np.inf)), 'infinite'),
         (
             lambda m: Index.build(m, catalog(3), clouds(3)).search(clouds(1), mask=np.ones(4, bool)),
@@ -342,11 +342,11 @@ def test_bad_input(model, make, words):
 # ---- building while others read; disks that fill; processes that die
 
 
-@each_kind
-def test_a_full_disk_leaves_the_old_index(folder, tmp_path, kind, model):
-    d = folder(kind)
+@each_store
+def test_a_full_disk_leaves_the_old_index(folder, tmp_path, store, model):
+    d = folder(store)
     before = {p.name: p.read_bytes() for p in d.iterdir()}
-    new = Index.build(model, catalog(900), clouds(900, seed=1), kind=kind)
+    new = Index.build(model, catalog(900), clouds(900, seed=1), store=store)
     limit, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, limit[1]))
     try:
@@ -375,7 +375,7 @@ def write(self, folder):
     (folder/'vectors.npy').write_bytes(bytes(99))
     os.kill(os.getpid(), signal.SIGKILL)
 ExactStore.write = write
-Index(ExactStore.build(z), catalog(50), dict(kind='exact', fingerprint='', model='', count=50)).save(sys.argv[1], overwrite=True)
+Index(ExactStore.build(z), catalog(50), dict(store='exact', fingerprint='', model='', count=50)).save(sys.argv[1], overwrite=True)
 '''
     p = subprocess.run(
         [sys.executable, '-c', code, str(d), str(ROOT / 'tests')],
@@ -389,12 +389,12 @@ Index(ExactStore.build(z), catalog(50), dict(kind='exact', fingerprint='', model
     assert len(Index.load(d)) == 70 and [p.name for p in tmp_path.iterdir()] == ['index']
 
 
-@each_kind
-def test_a_reader_keeps_its_snapshot(folder, kind):
-    d = folder(kind)
+@each_store
+def test_a_reader_keeps_its_snapshot(folder, store):
+    d = folder(store)
     reader, q = Index.load(d), clouds(60)[:4]
     before = reader.search(q, 10)
-    folder(kind, n=90, seed=8)
+    folder(store, n=90, seed=8)
     shutil.rmtree(d)
     for a, b in zip(before, reader.search(q, 10)):
         assert np.array_equal(a, b)
@@ -443,9 +443,9 @@ def test_build_and_query_at_once(model, tmp_path):
     st.sampled_from(list(STORES)),
 )
 @settings(max_examples=15, deadline=None)
-def test_changes_equal_a_fresh_build(steps, kind):
+def test_changes_equal_a_fresh_build(steps, store):
     pool, m = clouds(80, seed=2), MODEL
-    index = Index.build(m, catalog(30), pool[:30], kind=kind)
+    index = Index.build(m, catalog(30), pool[:30], store=store)
     rows = {f't{i}': pool[i] for i in range(30)}  # in order
     for what, seed in steps:
         rng = np.random.default_rng(seed)
@@ -467,10 +467,10 @@ def test_changes_equal_a_fresh_build(steps, kind):
             rows |= dict(zip(new.table.id, z))
     want = np.stack(list(rows.values()))
     assert index.cat.table.id.tolist() == list(rows) and index.about['count'] == len(index) == len(rows)
-    np.testing.assert_allclose(index.vectors(range(len(rows))), want, atol=0.03 if kind == 'compact' else 0)
+    np.testing.assert_allclose(index.vectors(range(len(rows))), want, atol=0.03 if store == 'compact' else 0)
     for q in pool[:5]:
         got = index.search(q[None], 3)
-        if kind != 'compact':
+        if store != 'compact':
             assert np.array_equal(got[1][0], plain(q, want, 3)[1])
         else:
             np.testing.assert_allclose(got[0][0], plain(q, want, 3)[0], atol=0.03)
@@ -480,6 +480,6 @@ MODEL = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
 
 
 def test_compact_codes_stay_as_they_are(model):
-    a = Index.build(model, catalog(50), clouds(50), kind='compact')
+    a = Index.build(model, catalog(50), clouds(50), store='compact')
     b = a.add(model, catalog(5, 100), clouds(5, seed=4)).remove([f't{i}' for i in range(10)])
     assert np.array_equal(a.store.z.codes[10:50], b.store.z.codes[:40])

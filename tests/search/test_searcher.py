@@ -70,7 +70,7 @@ def small_index(n, dim, rng):
         ]
     )
     z = unit(rng.standard_normal((n, dim))).astype('float32')
-    return Index(ExactStore.build(z), cat, dict(kind='exact', fingerprint='', model='')), z
+    return Index(ExactStore.build(z), cat, dict(store='exact', fingerprint='', model='')), z
 
 
 @given(st.integers(1, 80), st.integers(1, 30), st.floats(0, 1), st.integers(0, 10_000))
