@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EUROSAT_CLASSES', 'EUROSAT_BANDS', 'ARCHIVE_PATTERNS', 'MIN_MASK_FRAC', 'ARCHIVES', 'guess_archive', 'Source',
-           'patch_bounds', 'parse_patch_name', 'import_lmdb', 'archive', 'read_item', 'eurosat_catalog']
+           'read_table', 'patch_bounds', 'parse_patch_name', 'import_lmdb', 'archive', 'read_item', 'eurosat_catalog']
 
 # %% ../../nbs/1_data/15_archives.ipynb #b5948e44
 import json
@@ -155,8 +155,14 @@ def _json(path, what):
     raise DamagedError(f'{Path(path).name} is not JSON with names and values (a broken download?); fetch it again')
 
 
-def _table(path, columns, what):
-    "Columns of a Parquet file."
+def read_table(
+    path: str | Path,  # of a Parquet file
+    columns: list[str],
+    what: str,  # the file is, for the message: 'the table of CaBuAr'
+) -> pd.DataFrame:  # raises `NotFoundError` or `DamagedError`
+    "Read columns of a Parquet file."
+    if not Path(path).exists():
+        raise NotFoundError(f'{path} is not there; check the path')
     try:
         return pd.read_parquet(path, columns=columns)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as e:
@@ -282,7 +288,7 @@ def _ben2_rows(files):
     columns = ['patch_id', 'labels', 's1_name', 'contains_seasonal_snow', 'contains_cloud_or_shadow']
     rows: dict = {}
     for f, _ in files:
-        t = _table(f, columns, 'a table of BigEarthNet version 2')
+        t = read_table(f, columns, 'a table of BigEarthNet version 2')
         for patch, labels, s1, snow, cloud in t.itertuples(index=False):
             flags = (('seasonal snow', snow), ('cloud or shadow', cloud))
             notes = tuple(f'flagged: {what}' for what, there in flags if there)
@@ -484,7 +490,7 @@ def _axes_grid(crs, x, y):
 @lru_cache(4)
 def _fire_table(path, mtime):
     "Grid and time of CaBuAr's images, by patch and whether it is after the fire."
-    t = _table(path, ['uuid', 'patch', 'post', 'x', 'y', 'crs', 'timestamp'], 'the table of CaBuAr')
+    t = read_table(path, ['uuid', 'patch', 'post', 'x', 'y', 'crs', 'timestamp'], 'the table of CaBuAr')
     try:
         return {
             (f'{u}_{p}', bool(post)): (_axes_grid(crs, x, y), pd.Timestamp(time).isoformat())
