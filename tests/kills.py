@@ -1,23 +1,30 @@
-"""Kill commands at random moments, by the signal that nobody can catch, and call them again: nothing finished may be lost, nothing half may be left.
+"""Kill commands at random moments, by a signal that cannot be caught, and call them again.
+
+Nothing finished may be lost, nothing half may be left.
 
 python tests/kills.py KILLS [JOB ...]      # kills for each job; ends with what was found
 """
 
-import os, random, signal, subprocess, sys, tempfile, time
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from closp_nb.models.config import CLOSP_NB
-from closp_nb.models.folder import fingerprint, load_model, save_model
-from closp_nb.models.closp import new_model
-from closp_nb.data.catalog import Catalog
-from closp_nb.search.index import Index
-from closp_nb.synthetic.archives import ARCHIVE_WRITERS
-from closp_nb.data.catalog import open_catalog
-from closp_nb.synthetic.world import build_world
+from closp_nb.data.catalog import Catalog, open_catalog  # noqa: E402, this checkout comes first
+from closp_nb.models.closp import new_model  # noqa: E402
+from closp_nb.models.config import CLOSP_NB  # noqa: E402
+from closp_nb.models.folder import fingerprint, load_model, save_model  # noqa: E402
+from closp_nb.search.index import Index  # noqa: E402
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS  # noqa: E402
+from closp_nb.synthetic.world import build_world  # noqa: E402
 
 ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
 

@@ -148,7 +148,7 @@ def corpus_build_command(
     force: bool = False,  # replace what is there
 ):
     "Build a corpus from archives, scenes, tiles and corpora; call it again after a kill."
-    from closp_nb.data.corpus import build_corpus, parse_part
+    from closp_nb.data.corpus import build_corpus, source_folder
 
     own = dict(
         labels=labels,
@@ -159,7 +159,7 @@ def corpus_build_command(
     )
     cat, books = build_corpus(
         out,
-        *(parse_part(p, **own) for p in parts),
+        *(source_folder(p, **own) for p in parts),
         split=split,
         train_frac=train_frac,
         km=km,
@@ -197,10 +197,10 @@ def corpus_show_command(
     force: bool = False,  # replace it if it is there
 ):
     "Draw what a corpus holds: labels, places, captions, tiles."
-    from closp_nb.data.report import draw_survey
+    from closp_nb.data.report import draw_report
     from closp_nb.data.catalog import open_catalog
 
-    for p in draw_survey(open_catalog(path), out, force):
+    for p in draw_report(open_catalog(path), out, force):
         print(f'wrote {p}')
 
 # %% ../../nbs/8_commands/84_main.ipynb #388ccf45
