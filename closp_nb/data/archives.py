@@ -407,7 +407,7 @@ def _flood_read(folder, item):
     files = [f for f in sorted(d.glob('*.tif')) if band_name(f) and (not start or f.name.startswith(f'{start}_'))]
     image = _band_image(f'sen{key[1]}flood_{seq}_{start or date}', files, s, 'DN', f'{seq}/{start or date}')
     if s == S1:
-        image = replace(image, unit=guess_unit(preview(*files), s).kind)
+        image = replace(image, unit=guess_unit(preview(*files), s).unit)
     answer = ('flooded area',) if wet.lower() == 'true' else (), ('the answer is for the whole image',)
     about = dict(time=pd.Timestamp(date).isoformat(), event=f'sen12flood_{seq}', source='sen12flood')
     yield from image.tiles(lambda r, c: answer, **about)

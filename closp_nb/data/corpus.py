@@ -25,7 +25,7 @@ from ..core import NotFoundError, Skipped
 from ..sensors import S1, S2, S2L1C
 from ..units import as_sensor, convert
 from .hdf5 import close_corpora, read_corpus, write_tile
-from .catalog import Catalog, scan, tile_row, to_catalog
+from .catalog import Catalog, tile_row, to_catalog
 from .splits import split_catalog, SPLITS
 from .queries import make_queries, write_queries
 from .archives import archive, ARCHIVES, guess_archive, read_item, read_table, Source
@@ -148,7 +148,7 @@ def _scene_source(f):
 @lru_cache(8)
 def _scanned(folder):
     "Catalog of a folder, its rows by id, and the reasons for files without one."
-    cat, left = scan(folder, progress=False)
+    cat, left = Catalog.from_rasters(folder, progress=False)
     return cat, dict(zip(cat.table.id, range(len(cat)))), {os.path.relpath(path, folder): why for path, why in left}
 
 
@@ -416,7 +416,7 @@ def build_corpus(
     if _built(folder, about) and not overwrite:
         _tidy(folder)  # a kill may have come between the last two steps
     else:
-        check_writable(folder, overwrite)
+        check_writable(folder, overwrite=overwrite)
         work = _begin(folder, fingerprint, overwrite)
         _read_chunks(work, jobs, workers, progress)
         _assemble(work, jobs, dict(how=split, train_frac=train_frac) | rule, queries, about)

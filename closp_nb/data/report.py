@@ -211,7 +211,7 @@ def draw_report(
         collisions=lambda: draw_collisions(cat),
         tiles=lambda: draw_sample(cat, sample_rows(cat)),
     )
-    with atomic_write(folder, overwrite) as tmp:
+    with atomic_write(folder, overwrite=overwrite) as tmp:
         tmp.mkdir()
         for name, draw in draws.items():
             draw().savefig(tmp / f'{name}.png', dpi=110)

@@ -194,7 +194,7 @@ def _stored_numbers(r, some):
         x = np.insert(x, s.band('B10'), np.nan, 0)  # not zeros: those would count as dark ground
     _, notes = to_unit(x, s, 0.0 if scene.offset_certain else scene.offset, scene.unit)
     # undeclared numbers are taken as `to_unit` takes them
-    unit = scene.unit or guess_unit(x, s).kind.replace('amplitude', 'linear')
+    unit = scene.unit or guess_unit(x, s).unit.replace('amplitude', 'linear')
     if unit != 'DN':
         return unit, 0.0, notes
     offset = scene.offset if scene.offset is not None else offset_in(x, s.names)[0]

@@ -20,7 +20,7 @@ from fastcore.xdg import xdg_cache_home
 from ..core import ClospError, DamagedError, MissingDependencyError, NotFoundError, Skipped, atomic_write
 from ..sensors import Tile
 from ..data.rasters import band_files, read_bands, write_geotiff
-from ..data.catalog import Catalog, scan
+from ..data.catalog import Catalog
 from ..data.archives import archive, read_item
 
 # %% ../../nbs/2_synthetic/23_samples.ipynb #5503acc0
@@ -150,5 +150,5 @@ def fetch_samples(
         except ClospError as e:
             missing.append(str(e))
     folders = [f for f in sorted(folder.glob('*/')) if not f.name.startswith('.')]
-    found = [scan(f, progress=progress)[0] for f in folders]
+    found = [Catalog.from_rasters(f, progress=progress)[0] for f in folders]
     return (Catalog.concat(found) if found else None), missing
