@@ -73,23 +73,21 @@ def prepare(d):
     model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     save_model(model, d / 'model')
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'old')
-    parts = lambda out: ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
-    subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main', *map(str, parts(d / 'vectors'))],
-        env=ENV,
-        check=True,
-        capture_output=True,
-    )
+
+    def embed(out):
+        return ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
+
+    def train(out):
+        change = 'text_encoder=tiny,epochs=3,batch_size=8'
+        return ['train', d / 'world', '--out', out, '--change', change, '--checkpoint_steps', 3]
+
+    command = [sys.executable, '-m', 'closp_nb.cli.main', *map(str, embed(d / 'vectors'))]
+    subprocess.run(command, env=ENV, check=True, capture_output=True)
+    folders = [d / 'mmflood', d / 'quakeset', d / 'bigearthnet-v2']
     return {
-        'corpus': (
-            lambda out: ['corpus', 'build', out, d / 'mmflood', d / 'quakeset', d / 'bigearthnet-v2', '--workers', 1],
-            corpus,
-        ),
-        'train': (
-            lambda out: ['train', d / 'world', '--out', out, '--change', 'text_encoder=tiny,epochs=3,batch_size=8', '--checkpoint_steps', 3],
-            run,
-        ),
-        'embed': (parts, vectors),
+        'corpus': (lambda out: ['corpus', 'build', out, *folders, '--workers', 1], corpus),
+        'train': (train, run),
+        'embed': (embed, vectors),
         'index': (lambda out: ['index', d / 'vectors', '--model', d / 'model', '--out', out], index),
     }
 
@@ -134,7 +132,7 @@ def attack(name, command, look, kills, d, rng):
     elif look(out) != want:
         found.append('at last: another result')
     print(
-        f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker than the kill, {len(found)} findings',
+        f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker, {len(found)} findings',
         *found,
         sep='\n   ',
         flush=True,

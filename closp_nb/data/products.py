@@ -152,9 +152,9 @@ def sar_scene(
     id: str | None = None,  # of the scene; from the names if left out
 ) -> Scene:  # raises `NotFoundError` (one polarisation) or `IncompatibleError` (uncalibrated numbers, radar geometry)
     "Read a Sentinel-1 pair as a scene."
-    files = _raster_paths(files)
-    pairs = [(p, f) for f in files if (p := _polarisation(f))]
-    by, where = dict(pairs), Path(files[0]).parent if files else Path('the list')
+    paths = _raster_paths(files)
+    pairs = [(p, f) for f in paths if (p := _polarisation(f))]
+    by, where = dict(pairs), Path(paths[0]).parent if paths else Path('the list')
     if len(by) < len(pairs):
         raise InputError(f'{where.name} holds several rasters of one polarisation; give the two of one scene')
     if lack := [b for b in S1.names if b not in by]:
@@ -167,8 +167,8 @@ def sar_scene(
     named, quantity = _named_unit(name)
     stem = re.sub(r'[._-]?(?<![A-Za-z0-9])VV(?![A-Za-z0-9])', '', Path(name).stem, flags=re.I)
     id, time = id or (stem if _STAMP.search(stem) else where.name), _time(name) or _time(where.name)
-    files = {b: (by[b], 1) for b in S1.names}
-    return Scene(id, S1, files, unit=unit or named, time=time, notes=quantity).check()
+    both = {b: (by[b], 1) for b in S1.names}
+    return Scene(id, S1, both, unit=unit or named, time=time, notes=quantity).check()
 
 # %% ../../nbs/1_data/17_products.ipynb #f8a41791
 def loose_scene(
@@ -178,8 +178,8 @@ def loose_scene(
     id: str | None = None,
 ) -> Scene:  # raises `NotFoundError` (bands missing) or `InputError` (files of several scenes)
     "Read loose Sentinel-2 bands, JPEG 2000 or GeoTIFF, as a scene."
-    files = _raster_paths(files)
-    by = _finest(files)
+    paths = _raster_paths(files)
+    by = _finest(paths)
     if not by:
         raise NotFoundError(
             'no file name ends in a Sentinel-2 band such as _B04.jp2 or B8A.tif; '
@@ -187,15 +187,15 @@ def loose_scene(
         )
     folder, first = next(iter(by.values())).parent, str(next(iter(by.values())))
     s = sensor or (S2L1C if 'B10' in by or '_MSIL1C_' in first else S2)
-    stems = {re.sub(r'_?(B\d{1,2}A?|SCL)(_\d\dm)?$', '', Path(f).stem, flags=re.I) for f in files if _finest([f])}
+    stems = {re.sub(r'_?(B\d{1,2}A?|SCL)(_\d\dm)?$', '', Path(f).stem, flags=re.I) for f in paths if _finest([f])}
     if len(stems) > 1:
         some = ', '.join(sorted(stems)[:2])
         raise InputError(f'{folder.name} holds bands of several scenes ({some}, ...); give the files of one')
     if offset is None:
         offset = product_offset(first)
     name = id or stems.pop().strip('_') or folder.name
-    files, time = _scene_files(by, s, name), _time(name) or _time(folder.name)
-    return Scene(name, s, files, offset, time=time, nodata=0, cloud=_cloud(by)).check()
+    bands, time = _scene_files(by, s, name), _time(name) or _time(folder.name)
+    return Scene(name, s, bands, offset, time=time, nodata=0, cloud=_cloud(by)).check()
 
 
 def _named_sensor(names, path):
