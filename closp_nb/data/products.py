@@ -343,7 +343,7 @@ def _read_stac(path):
         if d['type'] == 'FeatureCollection':
             return pystac.ItemCollection.from_dict(d)
         return (pystac.Item if d['type'] == 'Feature' else pystac.Catalog).from_file(str(path))
-    except (*_STAC_ERRORS, pystac.STACError) as e:
+    except (*_STAC_ERRORS, pystac.STACError, pystac.STACTypeError) as e:
         raise DamagedError(
             f'{path.name} is no STAC item collection, catalog or item ({type(e).__name__}); '
             'save the search result as JSON again'
@@ -357,7 +357,7 @@ def _items(stac):
         return [stac]
     try:
         return list(stac.get_items(recursive=True) if isinstance(stac, pystac.Catalog) else stac)
-    except (*_STAC_ERRORS, pystac.STACError) as e:
+    except (*_STAC_ERRORS, pystac.STACError, pystac.STACTypeError) as e:
         raise DamagedError(
             f'the catalog links to items that cannot be read ({type(e).__name__}); fetch it whole'
         ) from e
