@@ -260,7 +260,7 @@ class AnswerPage:
         **actions: Callable,  # see `ResultsView`
     ):
         self.searcher, self.session = searcher, Session(n)
-        index, with_location = searcher.index, hasattr(searcher.model, 'encode_place')
+        index, with_location = searcher.index, hasattr(searcher.model, 'encode_location')
         self.controls = Controls(len(index), with_location)
         self.view = ResultsView(index.cat, n, web, **actions)
         self.view.say(f'{len(index):,} tiles, {index.about["store"]} index. Say what you are looking for.')

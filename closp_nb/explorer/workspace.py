@@ -201,18 +201,17 @@ def _origin(hits, shown):
     return f'<h2>Where this comes from</h2><table>{rows}</table>'
 
 
-def _side_html(e):
+def _side_html(e, step):
     "One answer as HTML: heading, cards, map, explanation, origin."
-    hits, first, page = e.session.hits, e.session.step.first, e.session.page
-    recipe, marks = e.controls.recipe.value, e.session.marks
-    cards = ''.join(_marked_card(row, tile, recipe, marks.get(row.id)) for row, tile in page)
+    hits, page, recipe = step.hits, e.session.page, e.controls.recipe.value
+    cards = ''.join(_marked_card(row, tile, recipe, step.marks.get(row.id)) for row, tile in page)
     parts = [f'<h1>{html.escape(hits.query)}</h1>']
     if hits.note:
         parts.append(f'<p>{html.escape(hits.note)}</p>')
     parts.append(f'<div class="grid">{cards}</div>' if page else NO_HITS)
     if len(hits):
         parts.append(_map_picture(hits, e.searcher.index.cat))
-    parts += [e.view.explanation.value, _origin(hits, f'{first + 1} to {first + len(page)}')]
+    parts += [e.view.explanation.value, _origin(hits, f'{step.first + 1} to {step.first + len(page)}')]
     return ''.join(parts)
 
 
@@ -220,11 +219,11 @@ def visit_report(
     explorers: Sequence[Explorer],  # one or two
 ) -> str:  # HTML; raises `InputError` if nothing was asked
     "Return the answers that are shown as a page that opens anywhere."
-    answered = [e for e in explorers if e.session.step is not None]
+    answered = [(e, e.session.step) for e in explorers if e.session.step is not None]
     if not answered:
         raise InputError('there is nothing to report; search first')
-    title = html.escape(' | '.join(e.session.step.hits.query for e in answered))
-    return REPORT.format(title=title, body='<hr>'.join(map(_side_html, answered)))
+    title = html.escape(' | '.join(step.hits.query for _, step in answered))
+    return REPORT.format(title=title, body='<hr>'.join(_side_html(e, step) for e, step in answered))
 
 # %% ../../nbs/7_explorer/74_workspace.ipynb #322e3d08
 def _desk_button(name, tip):
