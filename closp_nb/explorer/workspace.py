@@ -131,9 +131,9 @@ def write_visit(
     sides = []
     for e in explorers:
         step = e.session.step
-        question, first = (step.question, step.first) if step else (e.controls.read(), 0)
+        question, first = (step.question, step.first) if step else (e.form.read(), 0)
         side = dict(question=asdict(question), marks=e.session.marks, first=first)
-        sides.append(side | dict(recipe=e.controls.recipe.value, earlier=list(e.controls.text.options)[:40]))
+        sides.append(side | dict(recipe=e.form.recipe.value, earlier=list(e.form.text.options)[:40]))
     about = dict(
         closp_nb=__version__,
         model=explorers[0].searcher.index.about['fingerprint'],
@@ -148,11 +148,11 @@ def open_side(
     model: str = '',  # fingerprint of the model that was asked then
 ):
     "Ask again what was asked, and set the marks that were set."
-    question, controls = Question(**side['question']), explorer.controls
-    controls.text.options = tuple(side['earlier']) or controls.text.options
-    controls.recipe.value = side['recipe']
-    controls.fill(question)
-    explorer.view.map.draw_area(controls.area)
+    question, form = Question(**side['question']), explorer.form
+    form.text.options = tuple(side['earlier']) or form.text.options
+    form.recipe.value = side['recipe']
+    form.fill(question)
+    explorer.view.map.draw_area(form.area)
     if question.is_empty:
         return
     explorer.ask(question)
@@ -203,7 +203,7 @@ def _origin(hits, shown):
 
 def _side_html(e, step):
     "One answer as HTML: heading, cards, map, explanation, origin."
-    hits, page, recipe = step.hits, e.session.page, e.controls.recipe.value
+    hits, page, recipe = step.hits, e.session.page, e.form.recipe.value
     cards = ''.join(_marked_card(row, tile, recipe, step.marks.get(row.id)) for row, tile in page)
     parts = [f'<h1>{html.escape(hits.query)}</h1>']
     if hits.note:
