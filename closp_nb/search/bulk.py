@@ -6,7 +6,11 @@
 __all__ = ['start_parts', 'missing', 'embed_part', 'embed_parts', 'read_parts']
 
 # %% ../../nbs/5_search/52_bulk.ipynb #15ad91d0
-import hashlib, json, os, socket, uuid
+import hashlib
+import json
+import os
+import socket
+import uuid
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path

@@ -7,7 +7,9 @@ __all__ = ['INDICES', 'WORDS', 'spectrum', 'spectral_indices', 'word_attribution
            'explain_hit']
 
 # %% ../../nbs/5_search/57_explain.ipynb #3fb39fc5
-import base64, html, re
+import base64
+import html
+import re
 from dataclasses import dataclass
 import numpy as np
 import pandas as pd

@@ -6,7 +6,9 @@
 __all__ = ['Hits', 'land', 'draw_map', 'png']
 
 # %% ../../nbs/5_search/55_hits.ipynb #c5310749
-import html, io, json
+import html
+import io
+import json
 from functools import cache
 from importlib.resources import files
 from itertools import cycle

@@ -1,7 +1,15 @@
 """One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000: the three names of index against faiss's flat one, in turns.
 Then a question from words to rows of the catalog, and how time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv."""
 
-import argparse, csv, json, re, resource, subprocess, sys, tempfile, time
+import argparse
+import csv
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 

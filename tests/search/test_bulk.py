@@ -1,6 +1,10 @@
 "Vectors in parts survive whatever ends their makers; several indexes answer as one."
 
-import signal, socket, subprocess, sys, time
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import dask.distributed
 import numpy as np

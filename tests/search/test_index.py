@@ -1,6 +1,14 @@
 "The three stores against brute force; folders that are cut, damaged, replaced, or written on a full disk."
 
-import json, os, resource, shutil, signal, subprocess, sys, threading, time
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import faiss
