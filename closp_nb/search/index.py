@@ -289,11 +289,6 @@ class Index(BaseIndex):
     def __len__(self):
         return len(self.store)
 
-    @property
-    def dim(self) -> int:
-        "Return the length of a vector."
-        return self.store.dim
-
     def __repr__(self):
         return f'Index({len(self)} tiles, {self.about["store"]}, model {self.about["fingerprint"]})'
 

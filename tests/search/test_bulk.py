@@ -18,7 +18,7 @@ from closp_nb.core import InputError
 from closp_nb.search.index import Index
 from closp_nb.models.inference import embed
 from closp_nb.search.stores import STORES
-from closp_nb.search.bulk import embed_parts, missing, read_parts, start_parts
+from closp_nb.search.bulk import embed_parts, missing_parts, read_parts, start_parts
 from closp_nb.search.searcher import Searcher
 from closp_nb.search.index import MultiIndex, open_index
 from closp_nb.synthetic.world import build_world
@@ -64,14 +64,14 @@ def test_killed_and_called_again(home, tmp_path):
         p = start(
             '-m', 'closp_nb.cli.main.main', 'embed', d / 'world', '--model', d / 'model', '--out', out, '--part', PART
         )
-        wait_for(lambda: len(missing(out)) <= left or p.poll() is not None)
+        wait_for(lambda: len(missing_parts(out)) <= left or p.poll() is not None)
         p.send_signal(signal.SIGKILL)
         p.wait()
         now = {f.name: f.stat().st_mtime_ns for f in out.glob('part-*')}
         assert kept.items() <= now.items() and len(now) < N // PART
         kept = now
     (out / '.part-00000.abc').write_bytes(b'half')
-    embed_parts(d / 'world', d / 'model', out, part=PART)
+    embed_parts(d / 'world', d / 'model', out, part_size=PART)
     assert kept.items() <= {f.name: f.stat().st_mtime_ns for f in out.glob('part-*')}.items()
     whole(home, out)
 
@@ -121,12 +121,12 @@ def test_a_worker_of_a_cluster_dies(home, tmp_path):
         ]
         run = start(
             '-c',
-            f"from closp_nb.search.bulk import embed_parts; embed_parts({str(d / 'world')!r}, {str(d / 'model')!r}, {str(out)!r}, {address!r}, part={PART})",
+            f"from closp_nb.search.bulk import embed_parts; embed_parts({str(d / 'world')!r}, {str(d / 'model')!r}, {str(out)!r}, {address!r}, part_size={PART})",
         )
         ps.append(run)
-        wait_for(lambda: len(missing(out)) <= 36 or run.poll() is not None, 120)
+        wait_for(lambda: len(missing_parts(out)) <= 36 or run.poll() is not None, 120)
         ps[1].send_signal(signal.SIGKILL)
-        assert len(missing(out)) > 0 and run.wait(120) == 0
+        assert len(missing_parts(out)) > 0 and run.wait(120) == 0
     finally:
         for p in ps[::-1]:
             p.kill()
@@ -138,14 +138,14 @@ def test_bad_input(home, tmp_path, monkeypatch):
     d = home[0]
     monkeypatch.setattr(dask.distributed, 'Client', lambda a, timeout, real=dask.distributed.Client: real(a, timeout=1))
     with pytest.raises(InputError, match='no scheduler answers at tcp://127.0.0.1:9 .*start one with'):
-        embed_parts(d / 'world', d / 'model', tmp_path / 'a', 'tcp://127.0.0.1:9', part=PART)
+        embed_parts(d / 'world', d / 'model', tmp_path / 'a', 'tcp://127.0.0.1:9', part_size=PART)
     with pytest.raises(InputError, match='a number of processes is at least 1'):
-        embed_parts(d / 'world', d / 'model', tmp_path / 'a', workers=-1, part=PART)
+        embed_parts(d / 'world', d / 'model', tmp_path / 'a', workers=-1, part_size=PART)
     with pytest.raises(InputError, match='holds no catalog'):
         embed_parts(tmp_path, d / 'model', tmp_path / 'b')
     (tmp_path / 'a' / 'parts.json').write_text('{')
     with pytest.raises(InputError, match='damaged'):
-        missing(tmp_path / 'a')
+        missing_parts(tmp_path / 'a')
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ from scipy.special import expit
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
 from closp_nb.models.folder import save_model
-from closp_nb.search.calibration import FEWEST, calibrate, expected_calibration_error, platt, reliability, predict_proba
+from closp_nb.search.calibration import MIN_PAIRS, calibrate, expected_calibration_error, platt, reliability, predict_proba
 from closp_nb.cli.main import run_command
 from closp_nb.core import InputError
 from closp_nb.search.index import Index
@@ -50,7 +50,7 @@ def test_reliability_counts_every_pair():
     rng = np.random.default_rng(1)
     said = rng.random((7, 53))
     t = reliability(said, rng.random(said.shape) < said)
-    assert t.pairs.sum() == said.size and (t.said.diff().dropna() > 0).all() and expected_calibration_error(t) < 0.1
+    assert t.pairs.sum() == said.size and (t.predicted.diff().dropna() > 0).all() and expected_calibration_error(t) < 0.1
     assert expected_calibration_error(reliability(said, np.zeros(said.shape, bool))) > 0.4
 
 
@@ -91,7 +91,7 @@ def test_no_share_where_the_question_is_doubted(made, monkeypatch):
 def test_what_is_refused(made):
     d, model, corpus, train = made
     index = Index.load(d / 'index')
-    with pytest.raises(InputError, match=f'too few to say.*{FEWEST} right'):
+    with pytest.raises(InputError, match=f'too few to say.*{MIN_PAIRS} right'):
         calibrate(index, model, train.take([0]), progress=False)
     with pytest.raises(InputError, match='made by model'):
         calibrate(index, new_model(CLOSP_NB.change(text_encoder='tiny', seed=5)), train)
