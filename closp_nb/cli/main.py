@@ -350,7 +350,7 @@ def demo_command(
             model, table = fit(world, r)
             corpus = world.where(split='corpus')
             print(
-                f'   scale {table.scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring'
+                f'   scale {table.logit_scale.iloc[-1]:.1f}, model {fingerprint(model)}\n4. embedding {len(corpus) + (len(real) if real is not None else 0)} tiles and scoring'
             )
             vectors, results = _scores(model, blank, corpus, real)
             summary, text_table = _report(results)

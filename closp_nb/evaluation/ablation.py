@@ -61,7 +61,7 @@ def run_recipe(
     r = evaluate(
         encode_numpy(model.encode_text, queries.text.tolist()), embed(model, corpus, progress=progress), queries, corpus
     )
-    return r.assign(recipe=recipe.name, seed=recipe.seed, scale=float(table.scale.iloc[-1]))
+    return r.assign(recipe=recipe.name, seed=recipe.seed, logit_scale=float(table.logit_scale.iloc[-1]))
 
 
 def run_all(

@@ -147,7 +147,10 @@ def location_weight_sweep(
     "Labels around places: words and place at several weights, and words within the radius."
     q = make_queries(cat, pairs=0, places=places, km=km).query('kind == "place"')
     gain, spots = exponential_gain(relevance(q, cat)), q[['lon', 'lat']].to_numpy(float)
-    words, place = encode_numpy(model.encode_text, [ls[0] for ls in q.labels]), encode_numpy(model.encode_place, spots)
+    words, place = (
+        encode_numpy(model.encode_text, [ls[0] for ls in q.labels]),
+        encode_numpy(model.encode_location, spots),
+    )
     there = cat.frame[['lon', 'lat']].to_numpy(float)
     near = np.stack([km_between(np.broadcast_to(p, there.shape), there) <= km for p in spots])
 
@@ -231,7 +234,7 @@ def where_on_earth(
     "Where on Earth a model expects things."
     lon, lat = np.meshgrid(np.arange(-180 + step / 2, 180, step), np.arange(90 - step / 2, -90, -step))
     lonlat = np.c_[lon.ravel(), lat.ravel()]
-    s = encode_numpy(model.encode_place, lonlat) @ encode_numpy(model.encode_text, list(texts)).T
+    s = encode_numpy(model.encode_location, lonlat) @ encode_numpy(model.encode_text, list(texts)).T
     return pd.DataFrame(lonlat, columns=['lon', 'lat']).assign(**{t: s[:, i] for i, t in enumerate(texts)})
 
 # %% ../../nbs/6_evaluation/66_geography.ipynb #a4723cd3

@@ -245,7 +245,7 @@ class Explorer:
         self.controls(lot)
         row = lambda *parts, **kw: w.HBox(parts, layout=w.Layout(flex_flow='row wrap', **kw))
         self.grid = row(*(c.box for c in self.cards))
-        where = [row(self.lonlat, self.weight)] if hasattr(self.ask.model, 'encode_place') else []
+        where = [row(self.lonlat, self.weight)] if hasattr(self.ask.model, 'encode_location') else []
         left = w.VBox(
             [
                 self.said,

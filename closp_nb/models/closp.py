@@ -6,139 +6,156 @@
 __all__ = ['CLOSP', 'new_model', 'closp_losses']
 
 # %% ../../nbs/3_models/35_closp.ipynb #72c8d257
-from dataclasses import asdict
 from functools import wraps
 import torch.nn.functional as F
 import torch
 from torch import nn
-from ..core import InputError
+from ..core import IncompatibleError, InputError
 from .encoders import image_encoders, text_encoder
 from .losses import init_bias, joint_loss, pair_loss
 from .config import CLOSP_NB, Recipe
 
 # %% ../../nbs/3_models/35_closp.ipynb #54b13139
-def _told(encode):
-    "An encoder that says so in one line if parts of its model lie on several devices."
+def _device_checked(encode):
+    "Wrap an encoding method so that it says in one line if parts of its model lie on several devices."
 
     @wraps(encode)
-    def f(self, *args):
+    def f(self, *args, **kw):
         try:
-            return encode(self, *args)
+            return encode(self, *args, **kw)
         except RuntimeError:
             on = sorted({str(p.device) for p in self.parameters()})
             if len(on) < 2:
                 raise
+            where = ', '.join(on)
             raise InputError(
-                f"parts of this model lie on several devices ({', '.join(on)}); move all of it to one: model.to('{on[0]}')"
+                f"parts of this model lie on several devices ({where}); move all of it to one: model.to('{on[0]}')"
             ) from None
 
     return f
 
 
 class CLOSP(nn.Module):
-    "Image towers and a reader that meet in one space of unit vectors."
+    "Bring tiles of several sensors and texts into one space of unit vectors."
 
-    kind = 'closp'
+    model_type = 'closp'
 
     def __init__(
         self,
-        images: dict,  # sensor key -> image tower with `.dim`
-        text: nn.Module,  # text tower with `.dim`
+        image_encoders: dict[str, nn.Module],  # sensor key -> image encoder with `.dim`
+        text_encoder: nn.Module,  # with `.dim`
         recipe: Recipe = CLOSP_NB,
     ):
         super().__init__()
-        self.recipe, self.said, self.images, self.text = recipe, asdict(recipe), nn.ModuleDict(images), text
-        self.project = nn.ModuleDict({k: nn.Linear(int(t.dim), recipe.model.dim) for k, t in images.items()})
-        if text.dim != recipe.model.dim:
+        dim, finetune = recipe.model.dim, recipe.model.text_finetune
+        if text_encoder.dim != dim:
             raise InputError(
-                f'the text tower gives {text.dim} numbers, the shared space has {recipe.model.dim}; make them equal in the recipe'
+                f'the text encoder gives {text_encoder.dim} numbers, the shared space has {dim}; '
+                f'set dim={text_encoder.dim} in the recipe'
             )
-        self.text_head = nn.Linear(int(text.dim), recipe.model.dim) if recipe.model.text_finetune == 'adapter' else None
-        if self.text_head is not None:
-            nn.init.zeros_(self.text_head.weight)
-            nn.init.zeros_(self.text_head.bias)
-        self.log_scale = nn.Parameter(
-            torch.tensor(recipe.model.logit_scale).log(), requires_grad=recipe.model.learn_logit_scale
-        )
-        self.bias = (
-            nn.Parameter(torch.tensor(init_bias(recipe.optim.batch_size)))
-            if recipe.loss.objective == 'sigmoid'
-            else None
-        )
+        self.recipe = recipe
+        self.image_encoders, self.text_encoder = nn.ModuleDict(image_encoders), text_encoder
+        self.image_projections = nn.ModuleDict({k: nn.Linear(int(e.dim), dim) for k, e in image_encoders.items()})
+        self.text_adapter = nn.Linear(dim, dim) if finetune == 'adapter' else None
+        if self.text_adapter is not None:
+            nn.init.zeros_(self.text_adapter.weight)
+            nn.init.zeros_(self.text_adapter.bias)
+        start = torch.tensor(recipe.model.logit_scale).log()
+        self.log_logit_scale = nn.Parameter(start, requires_grad=recipe.model.learn_logit_scale)
+        self.bias = None  # under this name fastai leaves it out of weight decay
+        if recipe.loss.objective == 'sigmoid':
+            self.bias = nn.Parameter(torch.tensor(init_bias(recipe.optim.batch_size)))
 
     @property
-    def scale(self):
-        return self.log_scale.exp().clamp(max=100)
+    def logit_scale(self) -> torch.Tensor:
+        "Return the factor on cosines, at most 100."
+        return self.log_logit_scale.exp().clamp(max=100)
 
-    @_told
+    @property
+    def device(self) -> torch.device:
+        "Return the device on which unit vectors come out."
+        return self.log_logit_scale.device
+
+    @_device_checked
     def encode_image(
         self,
-        sensor: str,  # key of the sensor that saw them
-        pixels,  # (B, bands, rows, columns), scaled
-    ):  # (B, dim) unit rows; raises `InputError` if there is no tower for the sensor
-        "Tiles as unit vectors."
-        if sensor not in self.images:
-            raise InputError(f"this model has no tower for '{sensor}'; it knows {', '.join(self.images)}")
-        x = torch.as_tensor(pixels).to(self.log_scale.device)
-        return F.normalize(self.project[sensor](self.images[sensor](x)), dim=1)
+        sensor: str,  # key of the sensor that saw the tiles
+        pixels: torch.Tensor,  # (B, bands, rows, columns), as `normalize` gives them; or an array
+    ) -> torch.Tensor:  # (B, dim) unit rows; raises `InputError` if there is no encoder for the sensor
+        "Return tiles as unit vectors."
+        if sensor not in self.image_encoders:
+            raise InputError(f"this model has no image encoder for '{sensor}'; it has {', '.join(self.image_encoders)}")
+        x = torch.as_tensor(pixels).to(self.device)
+        return F.normalize(self.image_projections[sensor](self.image_encoders[sensor](x)), dim=1)
 
-    @_told
+    @_device_checked
     def encode_text(
         self,
-        texts: list,  # strings
-    ):  # (n, dim) unit rows
-        "Sentences as unit vectors."
-        if isinstance(texts, str):
-            texts = [texts]
-        t = self.text(texts).to(self.log_scale.device)
-        return F.normalize(t if self.text_head is None else t + self.text_head(t), dim=1)
+        texts: list[str] | str,
+    ) -> torch.Tensor:  # (n, dim) unit rows
+        "Return texts as unit vectors."
+        t = self.text_encoder([texts] if isinstance(texts, str) else texts).to(self.device)
+        return F.normalize(t if self.text_adapter is None else t + self.text_adapter(t), dim=1)
 
-    def shape_like(self, w):
-        pass  # weights by name; here the recipe has said all shapes, in chapter 36 the place tower takes its own from them
-
-    def forward(self, batch):  # sensor key -> {'pixels', 'captions', ...}
+    def forward(
+        self,
+        batch: dict,  # sensor key -> {'pixels', 'captions', ...}
+    ) -> dict:  # sensor key -> {'image', 'text'}, and 'logit_scale'; 'bias' if the model has one
+        "Encode the tiles and captions of a batch."
         out = {
             k: dict(image=self.encode_image(k, b['pixels']), text=self.encode_text(b['captions']))
             for k, b in batch.items()
         }
-        return out | {'scale': self.scale} | ({} if self.bias is None else {'bias': self.bias})
+        out['logit_scale'] = self.logit_scale
+        if self.bias is not None:
+            out['bias'] = self.bias
+        return out
+
+    def _share(self, other):
+        "Take over what two models of the same encoders have besides them."
+        self.image_projections, self.text_adapter = other.image_projections, other.text_adapter
+        self.log_logit_scale, self.bias = other.log_logit_scale, other.bias
+
+    def shape_like(
+        self,
+        weights: dict[str, torch.Tensor],  # by name
+    ) -> None:
+        "Take the shapes of weights that the recipe does not give: none here, those of GeoCLOSP's location encoder."
 
 # %% ../../nbs/3_models/35_closp.ipynb #b193671e
 def new_model(
     recipe: Recipe = CLOSP_NB,
-    sensors: tuple = ('s1', 's2'),  # keys
-) -> CLOSP:  # untrained; the seed of the recipe decides its weights; raises `InputError` for towers that are not there
-    "A CLOSP model as a recipe describes it."
-    torch.default_generator.manual_seed(
-        recipe.seed
-    )  # the processor's, where weights begin; a GPU's random numbers are not touched
-    images = image_encoders(
-        recipe.model.image_encoder, sensors, **(dict(head=recipe.model.head) if recipe.model.head else {})
-    )
-    kw = (dict(pooling=recipe.model.text_pooling) if recipe.model.text_encoder == 'minilm' else {}) | (
-        dict(finetune='full') if recipe.model.text_finetune == 'full' else {}
-    )
-    return CLOSP(images, text_encoder(recipe.model.text_encoder, **kw), recipe)
+    sensors: tuple[str, ...] = ('s1', 's2'),  # keys
+) -> CLOSP:  # untrained; the seed of the recipe decides its weights; raises `InputError` for an unknown encoder
+    "Build a CLOSP model as a recipe describes it."
+    # only the random numbers of the processor, where weights are drawn; those of a GPU are not touched
+    torch.default_generator.manual_seed(recipe.seed)
+    m = recipe.model
+    images = image_encoders(m.image_encoder, sensors, **(dict(head=m.head) if m.head else {}))
+    options = {}
+    if m.text_encoder == 'minilm':
+        options['pooling'] = m.text_pooling
+    if m.text_finetune == 'full':
+        options['finetune'] = 'full'
+    return CLOSP(images, text_encoder(m.text_encoder, **options), recipe)
 
 # %% ../../nbs/3_models/35_closp.ipynb #36307902
 def closp_losses(
     out: dict,  # what `CLOSP` returns
-    y: dict,  # sensor key -> (B, 12)
-    recipe: Recipe
-    | str = CLOSP_NB,  # which loss and targets; a word names the targets alone, and the loss is the one that the model was built for
-) -> dict:  # sensor key + '_loss' -> scalar; the total is their sum; raises `InputError` if model and recipe want different losses
-    "One loss per sensor between tiles and captions."
-    kind = recipe if isinstance(recipe, str) else recipe.loss.targets
-    if isinstance(recipe, Recipe) and (recipe.loss.objective == 'sigmoid') != ('bias' in out):
-        raise InputError(
-            f"the recipe '{recipe.name}' asks for the {recipe.loss.objective} loss, which this model was not built for; make the model with new_model(recipe)"
+    y: dict[str, torch.Tensor],  # sensor key -> (B, 12) labels
+    recipe: Recipe | str = CLOSP_NB,  # loss and targets; a word names the targets alone, the model decides on the loss
+) -> dict[str, torch.Tensor]:  # sensor key + '_loss' -> scalar; raises `IncompatibleError` if model and recipe differ
+    "Return one loss per sensor between tiles and captions; their sum is what training lowers."
+    scale, bias = out['logit_scale'], out.get('bias')
+    if isinstance(recipe, str):
+        return {f'{k}_loss': pair_loss(out[k]['image'], out[k]['text'], t, recipe, scale, bias) for k, t in y.items()}
+    if (recipe.loss.objective == 'sigmoid') != (bias is not None):
+        raise IncompatibleError(
+            f"the recipe '{recipe.name}' asks for the {recipe.loss.objective} loss, which this model was not built for; "
+            'make the model with new_model(recipe)'
         )
-    if isinstance(recipe, Recipe) and recipe.loss.joint and 'bias' not in out:
-        parts = joint_loss(
-            [out[k]['image'] for k in y], [out[k]['text'] for k in y], list(y.values()), kind, out['scale']
-        )
-        return {f'{k}_loss': v for k, v in zip(y, parts)}
-    return {
-        f'{k}_loss': pair_loss(out[k]['image'], out[k]['text'], t, kind, out['scale'], out.get('bias'))
-        for k, t in y.items()
-    }
+    if not recipe.loss.joint or bias is not None:
+        return closp_losses(out, y, recipe.loss.targets)
+    images, texts = ([out[k][f] for k in y] for f in ('image', 'text'))
+    parts = joint_loss(images, texts, list(y.values()), recipe.loss.targets, scale)
+    return {f'{k}_loss': v for k, v in zip(y, parts)}

@@ -130,7 +130,7 @@ class LocationEncoder(nn.Module):
         return self.nnet((spherical_harmonics(lonlat.double(), self.degree) * self.gain).to(self.gain.dtype))
 
 
-def _like(
+def _encoder_of(
     w: dict,  # names as in `LocationEncoder` -> tensors
     **kw,  # for the tower
 ) -> LocationEncoder:  # holding these weights
@@ -177,7 +177,7 @@ def location_encoder(
         raise InputError(
             f"{weights} {f'has {math.isqrt(n)} degrees, {name} has {tower.degree}' if n else 'holds no place tower'}; give a SatCLIP checkpoint that fits the name"
         )
-    return _like(w, dropout=0.5, zonal=math.pi)
+    return _encoder_of(w, dropout=0.5, zonal=math.pi)
 
 # %% ../../nbs/3_models/36_geoclosp.ipynb #e6d512b7
 def jitter_lonlat(
@@ -192,110 +192,109 @@ def jitter_lonlat(
     return torch.rad2deg(torch.stack([torch.atan2(x[:, 1], x[:, 0]), x[:, 2].clamp(-1, 1).asin()], 1)).to(lonlat.dtype)
 
 # %% ../../nbs/3_models/36_geoclosp.ipynb #459aa126
-def _on_earth(lonlat, missing=False):
-    "A tensor of checked coordinates, (n, 2); one that is a floating tensor already stays as it is, where it is."
-    x = (
-        lonlat
-        if torch.is_tensor(lonlat) and lonlat.is_floating_point()
-        else torch.as_tensor(check_lonlat(lonlat, missing))
-    )
+def _checked_lonlat(lonlat, missing=False):
+    "A tensor of checked coordinates, (n, 2); a floating tensor stays as it is, where it is."
+    floating = torch.is_tensor(lonlat) and lonlat.is_floating_point()
+    x = lonlat if floating else torch.as_tensor(check_lonlat(lonlat, missing))
     check_lonlat(x.detach().cpu().numpy(), missing)
     return x if x.ndim == 2 else x[None]
 
 
 class GeoCLOSP(CLOSP):
-    "CLOSP with a place tower that teaches the image towers where things are."
+    "Add to CLOSP a location encoder that teaches the image encoders where things are."
 
-    kind = 'geoclosp'
+    model_type = 'geoclosp'
 
     def __init__(
         self,
-        images: dict,  # sensor key -> image tower
-        text: nn.Module,  # text tower
-        recipe=CLOSP_NB,
-        place: LocationEncoder | None = None,  # a tiny one if left out
+        image_encoders: dict[str, nn.Module],  # sensor key -> image encoder
+        text_encoder: nn.Module,
+        recipe: Recipe = CLOSP_NB,
+        location_encoder: LocationEncoder | None = None,  # a tiny one if left out
     ):
-        super().__init__(images, text, recipe)
-        self.place = place or location_encoder('tiny')
-        self.project_place = nn.Linear(self.place.dim, recipe.model.dim)
+        super().__init__(image_encoders, text_encoder, recipe)
+        self.location_encoder = location_encoder or build_encoder(LOCATION_ENCODERS, 'tiny')
+        self.location_projection = nn.Linear(self.location_encoder.dim, recipe.model.dim)
 
     @classmethod
     def around(
         cls,
         base: CLOSP,  # its weights are shared, not copied
-        place: LocationEncoder | None = None,  # a tiny one if left out
-    ):  # GeoCLOSP
-        "Give a model a place tower."
-        geo = cls(dict(base.images.items()), base.text, base.recipe, place)
-        geo.project, geo.text_head, geo.log_scale, geo.bias = base.project, base.text_head, base.log_scale, base.bias
-        return geo.train(base.training).to(base.log_scale.device)
+        location_encoder: LocationEncoder | None = None,  # a tiny one if left out
+    ) -> 'GeoCLOSP':
+        "Give a model a location encoder."
+        geo = cls(dict(base.image_encoders.items()), base.text_encoder, base.recipe, location_encoder)
+        geo._share(base)
+        return geo.train(base.training).to(base.device)
 
     def closp(self) -> CLOSP:  # sharing all weights
-        "The same model without its place tower."
-        base = CLOSP(dict(self.images.items()), self.text, self.recipe)
-        base.project, base.text_head, base.log_scale, base.bias = (
-            self.project,
-            self.text_head,
-            self.log_scale,
-            self.bias,
-        )
+        "Return the same model without its location encoder."
+        base = CLOSP(dict(self.image_encoders.items()), self.text_encoder, self.recipe)
+        base._share(self)
         return base.train(self.training)
 
-    def encode_place(
+    def encode_location(
         self,
         lonlat,  # (n, 2) or one pair, degrees, longitude first
-    ):  # (n, dim) unit rows; raises `InputError` if they are not on Earth
-        "Places as unit vectors."
-        return F.normalize(self.project_place(self.place(_on_earth(lonlat).to(self.log_scale.device))), dim=1)
+    ) -> torch.Tensor:  # (n, dim) unit rows; raises `InputError` if they are not on Earth
+        "Return places as unit vectors."
+        x = self.location_encoder(_checked_lonlat(lonlat).to(self.device))
+        return F.normalize(self.location_projection(x), dim=1)
 
-    def forward(self, batch):  # sensor key -> {'pixels', 'captions', 'lonlat'}
-        out, r = super().forward(batch), self.recipe
+    def forward(
+        self,
+        batch: dict,  # sensor key -> {'pixels', 'captions', 'lonlat'}
+    ) -> dict:  # as of `CLOSP`, and for each sensor 'location' and 'has_location'; rows without a place are zero
+        "Encode the tiles, captions and places of a batch."
+        out, data = super().forward(batch), self.recipe.data
         for k, b in batch.items():
-            x = _on_earth(b['lonlat'], missing=True)
+            x = _checked_lonlat(b['lonlat'], missing=True)
             here = x.isfinite().all(1)
-            if self.training and r.data.location_drop:
-                here = here & (torch.rand(len(x), device=x.device) >= r.data.location_drop)
-            if self.training and r.data.location_jitter:
-                x = jitter_lonlat(x, r.data.location_jitter)
-            out[k] |= dict(
-                place=self.encode_place(x.where(here[:, None], x.new_zeros(())))
-                * here[:, None].to(self.log_scale.device),
-                located=here.to(self.log_scale.device),
-            )
+            if self.training and data.location_drop:
+                here = here & (torch.rand(len(x), device=x.device) >= data.location_drop)
+            if self.training and data.location_jitter:
+                x = jitter_lonlat(x, data.location_jitter)
+            z = self.encode_location(x.where(here[:, None], x.new_zeros(())))
+            here = here.to(self.device)
+            out[k] |= dict(location=z * here[:, None], has_location=here)
         return out
 
-    def shape_like(self, w):  # weights by name
-        "The place tower becomes one of the shape of its weights."
-        mine = {k.removeprefix('place.'): v for k, v in w.items() if k.startswith('place.')}
-        if mine and {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in self.place.state_dict().items()}:
-            self.place = _like(mine)
-            self.project_place = nn.Linear(self.place.dim, self.recipe.model.dim)
+    def shape_like(
+        self,
+        weights: dict[str, torch.Tensor],  # by name
+    ) -> None:
+        "Replace the location encoder by one of the shape of its weights."
+        head = 'location_encoder.'
+        new = {k.removeprefix(head): v for k, v in weights.items() if k.startswith(head)}
+        old = self.location_encoder.state_dict()
+        if new and {k: v.shape for k, v in new.items()} != {k: v.shape for k, v in old.items()}:
+            self.location_encoder = _encoder_of(new)
+            self.location_projection = nn.Linear(self.location_encoder.dim, self.recipe.model.dim)
 
 # %% ../../nbs/3_models/36_geoclosp.ipynb #29c3b3c1
 def geoclosp_losses(
     out: dict,  # what `GeoCLOSP` returns
-    y: dict,  # sensor key -> (B, 12)
-    recipe: Recipe
-    | str = CLOSP_NB,  # which loss, targets for the text, and weights; a word names the targets, with the default's weights; see `closp_losses`
-) -> dict:  # for each sensor key: key + '_loss', '_place_loss' and, if the recipe has `place_text`, '_words_loss'; the total is the sum of all
-    "The bridge's losses and those with the place per sensor, weighted so that each sensor's sum is a mean."
-    parts, (r, kind) = (
-        closp_losses(out, y, recipe),
-        (CLOSP_NB, recipe) if isinstance(recipe, str) else (recipe, recipe.loss.targets),
-    )
+    y: dict[str, torch.Tensor],  # sensor key -> (B, 12) labels
+    recipe: Recipe | str = CLOSP_NB,  # loss, targets and weights; a word names the targets, see `closp_losses`
+) -> dict[str, torch.Tensor]:  # for each sensor key + '_loss', '_location_loss', and '_location_text_loss' if it counts
+    "Return the losses of CLOSP and those with the location, weighted so that each sensor's sum is a mean."
+    parts = closp_losses(out, y, recipe)
+    r = CLOSP_NB if isinstance(recipe, str) else recipe
+    text_targets = recipe if isinstance(recipe, str) else r.loss.targets
+    weights = {'location': r.loss.location_weight, 'location_text': r.loss.location_text_weight}
+    if not weights['location_text']:
+        del weights['location_text']
     for k in y:
-        here = out[k]['located']
-        (image, text, place), t, share = (
-            (out[k][f][here] for f in ('image', 'text', 'place')),
-            y[k][here],
-            here.float().mean(),
-        )
-        extra = {'place': (r.loss.location_weight, image, place, 'diagonal')} | (
-            {'words': (r.loss.location_text_weight, place, text, kind)} if r.loss.location_text_weight else {}
-        )
-        total = 1 + share * sum(w for w, *_ in extra.values())
+        here = out[k]['has_location']
+        image, text, location = (out[k][f][here] for f in ('image', 'text', 'location'))
+        labels, frac = y[k][here], here.float().mean()
+        pairs = {'location': (image, location, 'diagonal'), 'location_text': (location, text, text_targets)}
+        total = 1 + frac * sum(weights.values())
         parts[f'{k}_loss'] = parts[f'{k}_loss'] / total
-        for name, (w, a, b, targets) in extra.items():
-            far = pair_loss(a, b, t, targets, out['scale'], out.get('bias')) if len(t) else place.sum()
-            parts[f'{k}_{name}_loss'] = far * w * share / total
+        for name, weight in weights.items():
+            a, b, targets = pairs[name]
+            loss = location.sum()  # no tile with a place: zero, with a gradient
+            if len(labels):
+                loss = pair_loss(a, b, labels, targets, out['logit_scale'], out.get('bias'))
+            parts[f'{k}_{name}_loss'] = loss * weight * frac / total
     return parts

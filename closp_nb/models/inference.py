@@ -46,12 +46,12 @@ def on_device(module, device=None):  # where to; if left out, a module on the pr
 def bf16_encoder(model):  # in evaluation mode; gives a function like `encode_numpy`
     "`encode_numpy` in half the precision, with pixels laid channels last: quicker where the processor knows bfloat16."
     towers = [
-        t for t in model.images.values() if sum(isinstance(m, nn.Conv2d) for m in t.modules()) > 1
+        t for t in model.image_encoders.values() if sum(isinstance(m, nn.Conv2d) for m in t.modules()) > 1
     ]  # a transformer has one: its patches
     last = lambda x: x.contiguous(memory_format=torch.channels_last) if torch.is_tensor(x) and x.ndim == 4 else x
 
     def quick(encode, *args):
-        with torch.inference_mode(), torch.autocast(model.log_scale.device.type, torch.bfloat16):
+        with torch.inference_mode(), torch.autocast(model.log_logit_scale.device.type, torch.bfloat16):
             z = encode(*map(last, args))
         return F.normalize(z.float(), dim=1).cpu().numpy()
 

@@ -471,11 +471,11 @@ def write_published_checkpoint(
 
 # %% ../../nbs/3_models/32_pretrained.ipynb #30878e08
 _RENAMED = [
-    (r'(s[12])_encoder\.', r'images.\1.net.'),
-    (r'(s[12])_projection\.', r'project.\1.'),
-    (r'text_model\.', 'text.net.'),
-    (r'location_encoder\.', 'place.'),
-    (r'location_projection\.', 'project_place.'),
+    (r'(s[12])_encoder\.', r'image_encoders.\1.net.'),
+    (r'(s[12])_projection\.', r'image_projections.\1.'),
+    (r'text_model\.', 'text_encoder.net.'),
+    (r'location_encoder\.', 'location_encoder.'),
+    (r'location_projection\.', 'location_projection.'),
 ]
 
 
@@ -550,19 +550,19 @@ def published_state(
             f"{folder} holds names that this book cannot place: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}; is it one of the authors' models?"
         )
     for k in SENSORS:
-        w |= dict(zip((f'images.{k}.gain', f'images.{k}.shift'), scaling_map(SENSORS[k], 'paper')))
-    w['log_scale'] = torch.tensor(recipe['logit_scale']).log()
-    if 'place.nnet.layers.0.weight' in w:
-        n = w['place.nnet.layers.0.weight'].shape[1]
+        w |= dict(zip((f'image_encoders.{k}.gain', f'image_encoders.{k}.shift'), scaling_map(SENSORS[k], 'paper')))
+    w['log_logit_scale'] = torch.tensor(recipe['logit_scale']).log()
+    if 'location_encoder.nnet.layers.0.weight' in w:
+        n = w['location_encoder.nnet.layers.0.weight'].shape[1]
         l = torch.arange(math.isqrt(n))
-        w['place.gain'] = torch.ones(n).index_fill(0, l * l + l, math.pi)
+        w['location_encoder.gain'] = torch.ones(n).index_fill(0, l * l + l, math.pi)
     return w
 
 # %% ../../nbs/3_models/32_pretrained.ipynb #8d5485c7
 def load_whole(
     model,  # a CLOSP of chapter 35, made after `published_recipe`; changed in place
     folder,  # see `published_state`
-    accept=(),  # see `load_encoder`; accept=['place.', 'project_place.'] leaves out what GeoCLOSP has more
+    accept=(),  # see `load_encoder`; accept=['location_encoder.', 'location_projection.'] leaves out what GeoCLOSP has more
     say=print,  # where report and licence go; None keeps them silent
     **get,  # for `fetch`: revision, download, cache
 ) -> WeightReport:  # raises `InputError` as `published_state`, or differences that nobody accepted
@@ -571,8 +571,10 @@ def load_whole(
     r = compare_weights(w, want, str(Path(folder).name))
     _fit(r, w, folder, accept, ('this model', 'make it after published_recipe'))
     model.load_state_dict({k: w[k] for k in r.loaded}, strict=False)
-    for k, t in model.images.items():
-        t.pretrained = [n.removeprefix(f'images.{k}.') for n in r.loaded if n.startswith(f'images.{k}.net.')]
+    for k, t in model.image_encoders.items():
+        t.pretrained = [
+            n.removeprefix(f'image_encoders.{k}.') for n in r.loaded if n.startswith(f'image_encoders.{k}.net.')
+        ]
     r.notes.append(f"a published CLOSP: {WEIGHTS['closp-rn'].licence}")
     if say:
         say(r)

@@ -136,7 +136,7 @@ OOD_THRESHOLD = 0.36  # cosine to the nearest caption; drawn on this page
 @patch
 def query_similarity(self: Searcher, text: str) -> float:
     "How near a sentence is to what the model was taught, as its reader understands both; NaN if the reader knows no sentences."
-    reader = self.model.text
+    reader = self.model.text_encoder
     if not hasattr(reader, 'read'):
         return np.nan  # letters only
     unit = lambda texts: (x := encode_numpy(reader, texts)) / np.linalg.norm(x, axis=1, keepdims=True)
@@ -162,11 +162,11 @@ def location_vector(
     self: Searcher, lonlat
 ) -> np.ndarray:  # (dim,); raises `InputError` if the model knows no places, or there is no such place
     "A place as a vector."
-    if not hasattr(self.model, 'encode_place'):
+    if not hasattr(self.model, 'encode_location'):
         raise InputError(
             'this model knows no places (it is CLOSP, not GeoCLOSP); ask in words, near a place (near), in a box, or train with a place tower'
         )
-    return encode_numpy(self.model.encode_place, check_place(lonlat))[0]
+    return encode_numpy(self.model.encode_location, check_place(lonlat))[0]
 
 
 @patch

@@ -20,10 +20,10 @@ class ClampLogitScale(Callback):
     "Keep the learned scale between 1 and 100, where it has a gradient."
 
     def after_step(self):
-        if not self.model.log_scale.requires_grad:
+        if not self.model.log_logit_scale.requires_grad:
             return
         with torch.no_grad():
-            self.model.log_scale.clamp_(
+            self.model.log_logit_scale.clamp_(
                 0, math.log(100) - 1e-6
             )  # exp(log(100)) is 100.00001 in float32, and has no gradient
 
@@ -59,7 +59,7 @@ class Bf16(Callback):
     "Towers run in bfloat16 on whatever device there is; the loss stays in float32."
 
     def before_fit(self):
-        self.learn.context = lambda: torch.autocast(self.model.log_scale.device.type, dtype=torch.bfloat16)
+        self.learn.context = lambda: torch.autocast(self.model.log_logit_scale.device.type, dtype=torch.bfloat16)
 
     def after_pred(self):
         unit = lambda v: F.normalize(v.float(), dim=1) if v.is_floating_point() else v
@@ -76,11 +76,11 @@ class ChannelsLast(Callback):
 
     def _turn(self, form):
         for k in self.towers:
-            self.model.images[k].to(memory_format=form)
+            self.model.image_encoders[k].to(memory_format=form)
 
     def before_fit(self):
         self.towers = [
-            k for k, t in self.model.images.items() if sum(isinstance(m, nn.Conv2d) for m in t.modules()) > 1
+            k for k, t in self.model.image_encoders.items() if sum(isinstance(m, nn.Conv2d) for m in t.modules()) > 1
         ]  # a transformer has one: its patches
         self._turn(torch.channels_last)
 
@@ -102,7 +102,7 @@ def learned(model) -> dict:  # name -> tensor, a copy; without a reader that sta
     return {
         k: v.detach().clone()
         for k, v in model.state_dict().items()
-        if model.recipe.model.text_finetune == 'full' or not k.startswith('text.')
+        if model.recipe.model.text_finetune == 'full' or not k.startswith('text_encoder.')
     }
 
 

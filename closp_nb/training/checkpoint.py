@@ -54,7 +54,7 @@ def capture_state(
     best, smooth, read = (
         getattr(learn, 'early_stopping', None),
         learn.recorder.smooth_loss,
-        getattr(learn.model.text, 'read', {}),
+        getattr(learn.model.text_encoder, 'read', {}),
     )
     tensors = (
         {f'model/{k}': v for k, v in learned(learn.model).items()} | opt | rng | {'seeds': seeds, 'smooth': smooth.val}
@@ -98,10 +98,10 @@ def restore_state(learn, tensors, plain):
     )
     learn.recorder.smooth_loss.val, learn.recorder.smooth_loss.count = tensors['smooth'], plain['smooth']
     if plain['read']:
-        learn.model.text.read = dict(zip(plain['read'], tensors['read']))
+        learn.model.text_encoder.read = dict(zip(plain['read'], tensors['read']))
     if plain['best']:
         (learn.early_stopping.loss_then, learn.early_stopping.waited), kept = plain['best'], part('best')
-        learn.early_stopping.kept = {k: v.to(learn.model.log_scale.device) for k, v in kept.items()} or None
+        learn.early_stopping.kept = {k: v.to(learn.model.log_logit_scale.device) for k, v in kept.items()} or None
 
 
 def restore_random(learn, tensors, plain):
@@ -183,7 +183,7 @@ def run_fingerprint(
         recipe=asdict(recipe),
         tiles=_hash(json.dumps(rows).encode()),
         weights={k: list(v.shape) for k, v in learned(learn.model).items()},
-        known={k: getattr(t, 'known', '') for k, t in learn.model.images.items()},
+        known={k: getattr(t, 'known', '') for k, t in learn.model.image_encoders.items()},
         old=[n for n, p in learn.model.named_parameters() if p in old],
     )
 

@@ -74,8 +74,8 @@ class DistributedContrastive(Callback):
                 f'{of} processes cannot share {side.batch_size} tiles; take a larger bs or fewer processes'
             )
         side.part, self.n = (mine, of), side.batch_size
-        if self.model.log_scale.is_cuda:
-            self.model.images = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.images)
+        if self.model.log_logit_scale.is_cuda:
+            self.model.image_encoders = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.image_encoders)
         for v in self.model.state_dict().values():
             dist.broadcast(v, 0)
 
@@ -88,8 +88,8 @@ class DistributedContrastive(Callback):
         for (k, f), v in zip(names, rows):
             out[k][f] = v
         for k in y:
-            if 'located' in out[k]:
-                out[k]['located'] = all_gather_with_grad(out[k]['located'][:, None].float(), self.n)[:, 0] > 0
+            if 'has_location' in out[k]:
+                out[k]['has_location'] = all_gather_with_grad(out[k]['has_location'][:, None].float(), self.n)[:, 0] > 0
         self.learn.yb = ({k: all_gather_with_grad(v, self.n) for k, v in y.items()},)
 
     def before_step(self):

@@ -130,7 +130,7 @@ def cached_features(
     progress: bool = False,
 ):  # what `closp_learner` wants as kind of the datasets, inside the block; raises `InputError` if a tower learns
     "Towers step aside for what they said."
-    old, towers, rows = pretrained_params(model), dict(model.images.items()), {}
+    old, towers, rows = pretrained_params(model), dict(model.image_encoders.items()), {}
     cat = cat.where((cat.frame.split == 'train') & (cat.frame.caption != ''))
     for k, t in towers.items():
         if any(p.requires_grad and p not in old for p in t.parameters()):
@@ -141,9 +141,9 @@ def cached_features(
             part = cat.where(sensor=k)
             rows[k] = dict(zip(part.frame.id, encoder_features(t, part, folder, progress=progress)))
     for k, t in towers.items():
-        model.images[k] = CachedEncoder(t, ALL_SENSORS[k])
+        model.image_encoders[k] = CachedEncoder(t, ALL_SENSORS[k])
     try:
         yield partial(FeatureDataset, rows=rows)
     finally:
         for k, t in towers.items():
-            model.images[k] = t
+            model.image_encoders[k] = t

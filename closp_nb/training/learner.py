@@ -8,7 +8,6 @@ __all__ = ['grad_cache_forward', 'LossTable', 'ClospLearner', 'pretrained_params
 # %% ../../nbs/4_training/40_learner.ipynb #27c7e169
 import json, tempfile
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 import pandas as pd
 import torch
@@ -80,7 +79,7 @@ class LossTable(Callback):
     def after_epoch(self):
         self.rows.append(
             dict(zip(self.recorder.metric_names[1:-1], map(float, self.recorder.values[-1])))
-            | {'scale': self.model.scale.item()}
+            | {'logit_scale': self.model.logit_scale.item()}
         )
 
     @property
@@ -183,7 +182,7 @@ def _takes_on(model, recipe):
             raise InputError(
                 f"the model was built with {f}={has!r}, the recipe says {wants!r}; train it with recipe.change({f}={has!r}), or leave the model out to start a new one"
             )
-    model.recipe, model.said = recipe, asdict(recipe)
+    model.recipe = recipe
 
 
 def closp_learner(
@@ -206,9 +205,9 @@ def closp_learner(
                 model = GeoCLOSP.around(model, location_encoder(recipe.model.location_encoder))
     else:
         _takes_on(model, recipe)
-    if lack := [k for k in keys if k not in model.images]:
+    if lack := [k for k in keys if k not in model.image_encoders]:
         raise InputError(
-            f"the model has no tower for '{lack[0]}'; it knows {', '.join(model.images)}: leave the sensor out of the catalog or take another model"
+            f"the model has no tower for '{lack[0]}'; it knows {', '.join(model.image_encoders)}: leave the sensor out of the catalog or take another model"
         )
     seeds.set_state(torch.get_rng_state())
     many = dict(
@@ -225,7 +224,10 @@ def closp_learner(
         train_loader(valid, recipe.optim.batch_size, **many),
     )
     kinds, ends = (
-        (geoclosp_losses, ('_loss', '_place_loss', *['_words_loss'] * (recipe.loss.location_text_weight > 0)))
+        (
+            geoclosp_losses,
+            ('_loss', '_location_loss', *['_location_text_loss'] * (recipe.loss.location_text_weight > 0)),
+        )
         if isinstance(model, GeoCLOSP)
         else (closp_losses, ('_loss',))
     )

@@ -80,7 +80,7 @@ def false_negative_line(
         )
     known = (
         [k for s in learn.dls.train.dataset.sets.values() for k in s.lonlat.isfinite().all(1).tolist()]
-        if hasattr(learn.model, 'place')
+        if hasattr(learn.model, 'location_encoder')
         else []
     )
     sits_out = (

@@ -146,7 +146,7 @@ def from_words(n, rounds, work, text='minilm'):
         "Each sentence is asked once: the reader remembers what it has read."
 
         def g(t):
-            getattr(ask.model.text, "read", {}).clear()
+            getattr(ask.model.text_encoder, "read", {}).clear()
             return f(t)
 
         return g

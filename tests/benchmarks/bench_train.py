@@ -49,10 +49,10 @@ def step(recipe, x, y, published=False, last=False, half=False):
     "A whole step, as a function that returns its loss."
     model = new_model(recipe).train()
     if published:
-        model.text = Padded(model.text)
+        model.text_encoder = Padded(model.text_encoder)
     model.to(DEVICE)
     if last:
-        for t in model.images.values():
+        for t in model.image_encoders.values():
             t.to(memory_format=torch.channels_last)
         x = {k: b | dict(pixels=b['pixels'].contiguous(memory_format=torch.channels_last)) for k, b in x.items()}
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)

@@ -17,6 +17,7 @@ from closp_nb.models.geoclosp import (
     LOCATION_ENCODERS,
     LocationEncoder,
     Siren,
+    _checked_lonlat,
     geoclosp_losses,
     location_encoder,
     spherical_harmonics,
@@ -165,9 +166,10 @@ def test_right_coordinates():
         np.zeros((0, 2)),
     ):
         x = check_lonlat(ok)
-        assert x.ndim == 2 and x.shape[1] == 2 and x.is_floating_point()
+        assert x.ndim == 2 and x.shape[1] == 2 and x.dtype.kind == 'f'
     x = torch.tensor([[math.nan, math.nan], [1, 2]])
-    assert check_lonlat(x, missing=True) is x
+    assert np.shares_memory(check_lonlat(x, missing=True), x.numpy())  # no copy
+    assert _checked_lonlat(x, missing=True) is x
     with pytest.raises(InputError, match='swap'):
         check_lonlat([[math.nan, math.nan], [1, 92]], missing=True)
 
@@ -290,17 +292,17 @@ def test_without_its_place_it_is_closp(pair, batch, y):
             assert torch.equal(a[k][part], b[k][part]) and torch.equal(a[k][part], c[k][part])
     assert fingerprint(geo.closp()) == fingerprint(plain) != fingerprint(geo)
     assert {
-        k: v.item() for k, v in geoclosp_losses(b, y, SMALL.change(location_weight=0.0)).items() if 'place' not in k
+        k: v.item() for k, v in geoclosp_losses(b, y, SMALL.change(location_weight=0.0)).items() if 'location' not in k
     } == {k: v.item() for k, v in closp_losses(a, y).items()}
 
 
 def test_missing_places(pair, batch, y):
     geo = pair[1].train()
     out = geo(batch)
-    assert out['s2']['located'].tolist() == [True, False, True, False]
-    torch.testing.assert_close(out['s2']['place'].norm(dim=1), torch.tensor([1.0, 0, 1, 0]))
+    assert out['s2']['has_location'].tolist() == [True, False, True, False]
+    torch.testing.assert_close(out['s2']['location'].norm(dim=1), torch.tensor([1.0, 0, 1, 0]))
     parts = geoclosp_losses(out, y)
-    assert set(parts) == {'s1_loss', 's2_loss', 's1_place_loss', 's2_place_loss'}
+    assert set(parts) == {'s1_loss', 's2_loss', 's1_location_loss', 's2_location_loss'}
     sum(parts.values()).backward()
     grads = [p.grad for p in geo.parameters() if p.requires_grad]
     assert all(g is not None and g.isfinite().all() for g in grads)
@@ -308,7 +310,7 @@ def test_missing_places(pair, batch, y):
     out = geo(gone)
     parts, bridge = geoclosp_losses(out, y), closp_losses(out, y)
     assert all(
-        parts[k].item() == bridge[k].item() and parts[k.replace('loss', 'place_loss')].item() == 0 for k in bridge
+        parts[k].item() == bridge[k].item() and parts[k.replace('loss', 'location_loss')].item() == 0 for k in bridge
     )
     sum(parts.values()).backward()
     assert all(p.grad.isfinite().all() for p in geo.parameters() if p.requires_grad)
@@ -319,24 +321,24 @@ def test_mean_of_four(recipe, batch, y):
     geo = GeoCLOSP.around(new_model(recipe).eval())
     with torch.no_grad():
         out = geo(batch)
-    im, tx, pl = (out['s1'][o] for o in ('image', 'text', 'place'))
+    im, tx, pl = (out['s1'][o] for o in ('image', 'text', 'location'))
     four = (
         sum(
-            F.cross_entropy(out['scale'] * a @ b.T, torch.arange(4))
+            F.cross_entropy(out['logit_scale'] * a @ b.T, torch.arange(4))
             for a, b in ((im, tx), (tx, im), (im, pl), (pl, im))
         )
         / 4
     )
     parts = geoclosp_losses(out, y, PAPER)
-    torch.testing.assert_close(parts['s1_loss'] + parts['s1_place_loss'], four)
+    torch.testing.assert_close(parts['s1_loss'] + parts['s1_location_loss'], four)
 
 
 def test_wrong_places_are_told(pair, batch):
     geo = pair[1]
     with pytest.raises(InputError, match='swap'):
-        geo.encode_place((41.9, 112.0))
+        geo.encode_location((41.9, 112.0))
     with pytest.raises(InputError, match='look up'):
-        geo.encode_place((math.nan, 2.0))
+        geo.encode_location((math.nan, 2.0))
     with pytest.raises(InputError, match='row 2 .*swap'):
         geo(
             {
@@ -355,8 +357,12 @@ def test_model_folder(tmp_path, place, batch):
     geo = GeoCLOSP.around(new_model(SMALL).eval(), place and location_encoder(place).eval())
     save_model(geo, tmp_path / 'm')
     again = load_model(tmp_path / 'm')
-    assert type(again) is GeoCLOSP and again.place.degree == geo.place.degree and fingerprint(again) == fingerprint(geo)
+    assert (
+        type(again) is GeoCLOSP
+        and again.location_encoder.degree == geo.location_encoder.degree
+        and fingerprint(again) == fingerprint(geo)
+    )
     with torch.no_grad():
-        assert torch.equal(again.encode_place(EDGES), geo.encode_place(EDGES))
+        assert torch.equal(again.encode_location(EDGES), geo.encode_location(EDGES))
         for k, b in batch.items():
             assert torch.equal(again.encode_image(k, b['pixels']), geo.encode_image(k, b['pixels']))

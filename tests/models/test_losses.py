@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from closp_nb.models.config import CLOSP_NB, PAPER
 from closp_nb.models.closp import closp_losses, new_model
 from closp_nb.models.folder import load_model, save_model
-from closp_nb.core import InputError
+from closp_nb.core import IncompatibleError, InputError
 from closp_nb.models.geoclosp import GeoCLOSP, geoclosp_losses
 from closp_nb.labels import LABELS, multihot
 from closp_nb.models.losses import (
@@ -98,7 +98,7 @@ def test_graded_loss_is_that_of_before():
     logits, T = scale * u @ v.T, targets_for(y)
     before = (F.cross_entropy(logits, T) + F.cross_entropy(logits.T, T)) / 2
     assert torch.equal(pair_loss(u, v, y, scale=scale), before)
-    out = {'s1': dict(image=u, text=v), 'scale': scale}
+    out = {'s1': dict(image=u, text=v), 'logit_scale': scale}
     assert torch.equal(
         closp_losses(out, {'s1': y}, SMALL.change(targets='jaccard', joint=False))['s1_loss'], before
     ) and torch.equal(closp_losses(out, {'s1': y}, 'jaccard')['s1_loss'], before)
@@ -412,7 +412,7 @@ def test_bias_lives_in_the_model(tmp_path, place):
     x, y = some()
     parts = (geoclosp_losses if place else closp_losses)(m(x), y, r)
     sum(parts.values()).backward()
-    assert m.bias.grad != 0 and m.log_scale.grad != 0
+    assert m.bias.grad != 0 and m.log_logit_scale.grad != 0
     with torch.no_grad():
         m.bias += 1
     save_model(m, tmp_path / 'm')
@@ -425,16 +425,16 @@ def test_bias_lives_in_the_model(tmp_path, place):
     if not place:
         torch.testing.assert_close(
             closp_losses(out, y, r)['s1_loss'],
-            sigmoid_pairs(out[k]['image'], out[k]['text'], out['scale'], m.bias, matches(y[k])),
+            sigmoid_pairs(out[k]['image'], out[k]['text'], out['logit_scale'], m.bias, matches(y[k])),
         )
 
 
 def test_recipe_and_model_must_agree():
     x, y = some()
     for a, b in ((SMALL, SMALL.change(objective='sigmoid')), (SMALL.change(objective='sigmoid'), PAPER)):
-        with pytest.raises(InputError, match='new_model') as e:
+        with pytest.raises(IncompatibleError, match='new_model') as e:
             closp_losses(new_model(a)(x), y, b)
-        with pytest.raises(InputError, match='new_model'):
+        with pytest.raises(IncompatibleError, match='new_model'):
             geoclosp_losses(GeoCLOSP.around(new_model(a))(x), y, b)
         assert '\n' not in str(e.value)
 
@@ -446,9 +446,9 @@ def test_recipe_picks(loss, targets):
     x, y = some()
     out = new_model(r).eval()(x)
     want = {
-        'softmax': lambda o, t: contrastive(o['image'], o['text'], out['scale'], targets_for(t, targets)),
+        'softmax': lambda o, t: contrastive(o['image'], o['text'], out['logit_scale'], targets_for(t, targets)),
         'sigmoid': lambda o, t: sigmoid_pairs(
-            o['image'], o['text'], out['scale'], out.get('bias'), matches(t, targets)
+            o['image'], o['text'], out['logit_scale'], out.get('bias'), matches(t, targets)
         ),
     }[loss]
     for by in (r, targets):

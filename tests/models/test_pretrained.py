@@ -482,7 +482,7 @@ def test_a_whole_model_becomes_ours(name, dims, tmp_path, capsys):
     minilm()
     file = write_published_checkpoint(name, tmp_path)
     theirs, r = load_file(file), published_recipe(tmp_path)
-    assert (r['place'] == 'satclip_l10') == ('geo' in name)
+    assert (r['location_encoder'] == 'satclip_l10') == ('geo' in name)
     recipe = PAPER.change(**{k: v for k, v in r.items() if k in {f.name for f in fields(PAPER)}})
     model = CLOSP(
         image_encoders(r['towers'], head=r['head']),
@@ -490,15 +490,15 @@ def test_a_whole_model_becomes_ours(name, dims, tmp_path, capsys):
         recipe,
     )
     if 'geo' in name:
-        model = GeoCLOSP.around(model, location_encoder(r['place']))
-    assert tuple(t.dim for t in model.images.values()) == dims
+        model = GeoCLOSP.around(model, location_encoder(r['location_encoder']))
+    assert tuple(t.dim for t in model.image_encoders.values()) == dims
     said = load_whole(model, tmp_path)  # nothing is left over on either side
-    assert all(len(t.pretrained) == len(t.net.state_dict()) for t in model.images.values())
+    assert all(len(t.pretrained) == len(t.net.state_dict()) for t in model.image_encoders.values())
     assert (
         not said.differences() and len(said.loaded) == len(model.state_dict()) and 'OpenRAIL' in capsys.readouterr().out
     )
     model.eval()
-    assert model.scale == 1
+    assert model.logit_scale == 1
     with torch.inference_mode():
         for s in (S1, S2):  # their encode_image, with their names
             x, tower = tiles(s, size=224), image_encoder(published(name).tower.split('+')[0 if s == S1 else -1], s)
@@ -511,10 +511,10 @@ def test_a_whole_model_becomes_ours(name, dims, tmp_path, capsys):
                 F.linear(net(dn), theirs[f'{s.key}_projection.weight'], theirs[f'{s.key}_projection.bias']), dim=1
             )
             torch.testing.assert_close(model.encode_image(s.key, normalize(x, s)), want, rtol=0, atol=2e-5)
-        tok = model.text.tok(
+        tok = model.text_encoder.tok(
             TEXTS, padding='max_length', truncation=True, max_length=64, return_tensors='pt'
         )  # as theirs pads
-        bert = AutoModel.from_config(model.text.net.config).eval()
+        bert = AutoModel.from_config(model.text_encoder.net.config).eval()
         bert.load_state_dict(
             {k.removeprefix('text_model.'): v for k, v in theirs.items() if k.startswith('text_model.')}
         )
@@ -539,27 +539,36 @@ def test_a_whole_model_becomes_ours(name, dims, tmp_path, capsys):
             want = F.normalize(
                 F.linear(h.float(), theirs['location_projection.weight'], theirs['location_projection.bias']), dim=1
             )
-            torch.testing.assert_close(model.encode_place(lonlat), want, rtol=0, atol=1e-4)
+            torch.testing.assert_close(model.encode_location(lonlat), want, rtol=0, atol=1e-4)
 
 
 def test_a_whole_model_that_does_not_fit(tmp_path):
     minilm()
     file = write_published_checkpoint('geoclosp-rn', tmp_path)
     recipe = PAPER.change(
-        **{k: v for k, v in published_recipe(tmp_path).items() if k in {f.name for f in fields(PAPER)} - {'place'}},
+        **{
+            k: v
+            for k, v in published_recipe(tmp_path).items()
+            if k in {f.name for f in fields(PAPER)} - {'location_encoder'}
+        },
     )
     plain_closp = CLOSP(image_encoders('resnet50:1000'), text_encoder('minilm', pooling='cls'), recipe)
-    before = plain_closp.project['s1'].weight.detach().clone()
+    before = plain_closp.image_projections['s1'].weight.detach().clone()
     with pytest.raises(
         InputError, match='does not fit this model: 9 unexpected .*make it after published_recipe, or load'
     ):
         load_whole(plain_closp, tmp_path, say=None)
-    assert torch.equal(plain_closp.project['s1'].weight, before)
-    assert len(load_whole(plain_closp, tmp_path, accept=['place.', 'project_place.'], say=None).unexpected) == 9
+    assert torch.equal(plain_closp.image_projections['s1'].weight, before)
+    assert (
+        len(
+            load_whole(plain_closp, tmp_path, accept=['location_encoder.', 'location_projection.'], say=None).unexpected
+        )
+        == 9
+    )
     w = load_file(file)
-    assert torch.equal(plain_closp.project['s1'].weight, w['s1_projection.weight'])
+    assert torch.equal(plain_closp.image_projections['s1'].weight, w['s1_projection.weight'])
     save_file({k: v for k, v in w.items() if k != 's2_projection.bias'}, file)
-    with pytest.raises(InputError, match='1 missing .project.s2.bias'):
+    with pytest.raises(InputError, match='1 missing .image_projections.s2.bias'):
         load_whole(plain_closp, tmp_path, accept='unexpected', say=None)
 
 
@@ -603,23 +612,26 @@ def test_what_was_loaded_is_what_learns_slowly_and_freezes(tmp_path):
     model = CLOSP({'s2': image_encoder('resnet18:1000', S2)}, text_encoder('tiny'), PAPER.change(text_encoder='tiny'))
     assert not pretrained_params(model)
     load_encoder(
-        model.images['s2'], write_published_checkpoint('moco-s2-resnet18', tmp_path), kind='moco-s2-resnet18', say=None
+        model.image_encoders['s2'],
+        write_published_checkpoint('moco-s2-resnet18', tmp_path),
+        kind='moco-s2-resnet18',
+        say=None,
     )
     old, new = param_groups(model)
     names = {p: n for n, p in model.named_parameters()}
-    assert len(old) == 60 and all(names[p].startswith('images.s2.net.') for p in old)
+    assert len(old) == 60 and all(names[p].startswith('image_encoders.s2.net.') for p in old)
     assert {names[p] for p in new} == {
-        'images.s2.net.fc.weight',
-        'images.s2.net.fc.bias',
-        'project.s2.weight',
-        'project.s2.bias',
+        'image_encoders.s2.net.fc.weight',
+        'image_encoders.s2.net.fc.bias',
+        'image_projections.s2.weight',
+        'image_projections.s2.bias',
     }
     guard, model = Freeze(-1), model.train()
     guard.learn = type('L', (), dict(model=model, epoch=0))()
     guard.before_fit()
     guard.before_train()
     assert not any(p.requires_grad for p in old) and all(p.requires_grad for p in new)
-    norms = [m for m in model.images['s2'].modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    norms = [m for m in model.image_encoders['s2'].modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms and not any(m.training for m in norms), 'BatchNorm stands still'
     guard.after_fit()
     assert all(p.requires_grad for p in old)

@@ -27,7 +27,7 @@ def cat(tmp_path_factory):
 
 def loaded(**kw):
     model = new_model(HEADS.change(**kw))
-    for t in model.images.values():
+    for t in model.image_encoders.values():
         t.loaded = True
     return model
 
@@ -68,7 +68,7 @@ class Counting:
 
 
 def test_keys(cat, tmp_path):
-    tower, part = loaded().images['s1'], cat.where(sensor='s1')
+    tower, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     a = encoder_features(tower, part, tmp_path)
     hashed = Catalog(part.frame.assign(hash=[''] * len(part)))
     from hashlib import blake2b
@@ -82,13 +82,13 @@ def test_keys(cat, tmp_path):
     changed = Counting(Catalog(part.frame.assign(hash=['x'] + list(hashed.frame['hash'][1:]))))
     encoder_features(tower, changed, tmp_path)
     assert changed.n == 1  # other pixels under the same name
-    b = encoder_features(loaded(seed=1).images['s1'], part, tmp_path)
+    b = encoder_features(loaded(seed=1).image_encoders['s1'], part, tmp_path)
     assert len(list(tmp_path.glob('s1-*'))) == 2 and not np.allclose(a, b)  # another tower, another store
 
 
 @pytest.mark.parametrize('harm', ['rows', 'tiles', 'fewer'])
 def test_a_damaged_store_is_made_anew(cat, tmp_path, harm):
-    tower, part = loaded().images['s1'], cat.where(sensor='s1')
+    tower, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     a = encoder_features(tower, part, tmp_path)
     at = next(tmp_path.glob('s1-*'))
     if harm == 'rows':
@@ -102,7 +102,7 @@ def test_a_damaged_store_is_made_anew(cat, tmp_path, harm):
 
 
 def test_an_object_array_is_not_opened(cat, tmp_path):
-    tower, part = loaded().images['s1'], cat.where(sensor='s1')
+    tower, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
     a = encoder_features(tower, part, tmp_path)
     np.save(next(tmp_path.glob('s1-*')) / 'rows.npy', np.array([print], object), allow_pickle=True)
     assert np.array_equal(encoder_features(tower, part, tmp_path), a)
@@ -117,7 +117,7 @@ class Halt(Callback):
 
 
 def test_resumes_and_returns_the_towers(cat, tmp_path):
-    model, before = loaded(), encoder_key(loaded().images['s2'], SENSORS['s2'])
+    model, before = loaded(), encoder_key(loaded().image_encoders['s2'], SENSORS['s2'])
     _, table = train(cat, HEADS, progress=False, model=loaded(), features=tmp_path / 'shared')
     with pytest.raises(KeyboardInterrupt):
         train(
@@ -130,13 +130,13 @@ def test_resumes_and_returns_the_towers(cat, tmp_path):
             checkpoint_steps=1,
             cbs=[Halt()],
         )
-    assert not any(isinstance(t, CachedEncoder) for t in model.images.values())  # also after an accident
+    assert not any(isinstance(t, CachedEncoder) for t in model.image_encoders.values())  # also after an accident
     with pytest.raises(InputError, match='other towers'):
         train(cat, HEADS, progress=False, model=loaded(seed=1), folder=tmp_path / 'run', features=True, resume=True)
     model, again = train(
         cat, HEADS, progress=False, model=loaded(), folder=tmp_path / 'run', features=True, resume=True
     )
-    assert again.equals(table) and encoder_key(model.images['s2'], SENSORS['s2']) == before
+    assert again.equals(table) and encoder_key(model.image_encoders['s2'], SENSORS['s2']) == before
     assert fingerprint(load_model(tmp_path / 'run' / 'model')) == fingerprint(model)
 
 

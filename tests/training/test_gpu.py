@@ -124,7 +124,7 @@ def test_sentences(cat, reader):
     assert np.isfinite(table.to_numpy()).all()
     texts = ['flooded area near water', 'crops', 'crops', 'a burned forest']
     here = encode_numpy(model.encode_text, texts)
-    model.text.read = {}
+    model.text_encoder.read = {}
     with on_device(model, GPU):
         np.testing.assert_allclose(encode_numpy(model.encode_text, texts), here, atol=1e-3)
 
@@ -199,10 +199,10 @@ def test_embeds_as_the_processor_does(cat, towers):
 
 def test_work_is_done_there(cat):
     model, seen = new_model(QUICK), set()
-    model.project['s1'].register_forward_hook(lambda m, i, o: seen.add(o.device.type))
+    model.image_projections['s1'].register_forward_hook(lambda m, i, o: seen.add(o.device.type))
     embed(model, cat.where(sensor='s1'), progress=False)
     assert seen == {GPU} and home(model) == {'cpu'}
-    tower = model.images['s2'].requires_grad_(False)
+    tower = model.image_encoders['s2'].requires_grad_(False)
     tower.register_forward_hook(lambda m, i, o: seen.add(f'tower on {o.device.type}'))
     f = encoder_features(tower, cat.where(sensor='s2'))
     assert seen == {GPU, f'tower on {GPU}'} and np.isfinite(f).all()
@@ -229,7 +229,7 @@ def test_places():
     geo = GeoCLOSP.around(new_model(QUICK).eval().to(GPU))
     assert (
         home(geo) == {GPU}
-        and encode_numpy(geo.encode_place, [12.5, 41.9]).shape == (1, 384)
+        and encode_numpy(geo.encode_location, [12.5, 41.9]).shape == (1, 384)
         and home(geo.closp()) == {GPU}
     )
 
@@ -272,7 +272,7 @@ def test_mixed_devices():
     np.testing.assert_allclose(
         encode_numpy(model.encode_image, 's1', x.to(GPU)), want, atol=1e-5
     )  # tiles go to the model
-    model.images['s1'].to(GPU)
+    model.image_encoders['s1'].to(GPU)
     with pytest.raises(InputError) as e:
         encode_numpy(model.encode_image, 's1', x)
     one_line(e, 'cpu, cuda:0', "model.to('cpu')")
@@ -282,7 +282,7 @@ def test_mixed_devices():
 def test_mixed_model_trains(cat):
     "A learner moves all of a model."
     model = new_model(QUICK)
-    model.images['s2'].to(GPU)
+    model.image_encoders['s2'].to(GPU)
     after, _ = train(cat, QUICK.change(epochs=1), progress=False, model=model)
     assert home(after) == {'cpu'}
 

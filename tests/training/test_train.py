@@ -75,16 +75,16 @@ def test_sides_share_and_begin_anywhere():
 def test_groups_learn_at_their_pace(cat):
     recipe = QUICK.change(epochs=1, pretrained_lr_scale=0.0)
     model = new_model(recipe)
-    model.images['s1'].loaded = True
+    model.image_encoders['s1'].loaded = True
     before = learned(model)
     after = learned(run(cat, recipe, model=model)[0])
     moved = {
         k for k, v in before.items() if v.is_floating_point() and 'running' not in k and not torch.equal(v, after[k])
     }
     assert (
-        not [k for k in moved if k.startswith('images.s1')]
-        and [k for k in moved if k.startswith('images.s2')]
-        and 'project.s1.weight' in moved
+        not [k for k in moved if k.startswith('image_encoders.s1')]
+        and [k for k in moved if k.startswith('image_encoders.s2')]
+        and 'image_projections.s1.weight' in moved
     )
 
 
@@ -92,25 +92,25 @@ def test_groups_learn_at_their_pace(cat):
 def test_frozen_stays(cat, freeze):
     recipe = QUICK.change(freeze_epochs=freeze)
     model = new_model(recipe)
-    model.images['s1'].loaded = model.images['s2'].loaded = True
+    model.image_encoders['s1'].loaded = model.image_encoders['s2'].loaded = True
     before = learned(model)
     model, _ = run(cat, recipe, model=model)
     assert {k for k, v in before.items() if not torch.equal(v, learned(model)[k])} == {
-        'project.s1.weight',
-        'project.s1.bias',
-        'project.s2.weight',
-        'project.s2.bias',
-        'text_head.weight',
-        'text_head.bias',
-        'log_scale',
+        'image_projections.s1.weight',
+        'image_projections.s1.bias',
+        'image_projections.s2.weight',
+        'image_projections.s2.bias',
+        'text_adapter.weight',
+        'text_adapter.bias',
+        'log_logit_scale',
     }
-    assert all(p.requires_grad for p in model.images.parameters())
+    assert all(p.requires_grad for p in model.image_encoders.parameters())
 
 
 def test_what_never_learned_stays_so_after_thawing(cat):
     model = new_model(QUICK)
-    model.images['s1'].loaded = True
-    p = next(model.images['s1'].parameters()).requires_grad_(False)
+    model.image_encoders['s1'].loaded = True
+    p = next(model.image_encoders['s1'].parameters()).requires_grad_(False)
     kept = p.clone()
     run(cat, QUICK.change(freeze_epochs=1), model=model)
     assert torch.equal(p, kept) and not p.requires_grad
@@ -125,7 +125,7 @@ def test_best_comes_back(cat):
 
 
 def replace_recipe(model, recipe):
-    model.recipe, model.said = recipe, json.loads(json.dumps(recipe.__dict__))
+    model.recipe = recipe
     return model
 
 
@@ -196,13 +196,15 @@ class Poison(Callback):
 def test_some_came_with_weights(cat):
     "Names in `pretrained`, as a loader of weights leaves them: only these freeze, and BatchNorm whose numbers all came stands still."
     model = new_model(QUICK)
-    tower = model.images['s2']
+    tower = model.image_encoders['s2']
     tower.pretrained = [n for n, _ in tower.named_parameters() if n.startswith('body.0')]
     assert len(param_groups(model)[0]) == len(tower.pretrained) == 3
     before = learned(model)
     after = learned(run(cat, QUICK.change(freeze_epochs=-1), model=model)[0])
     still = {k for k, v in before.items() if torch.equal(v, after[k])}
-    assert {k for k in before if k.startswith('images.s2.body.0.')} == {k for k in still if k.startswith('images.s2.')}
+    assert {k for k in before if k.startswith('image_encoders.s2.body.0.')} == {
+        k for k in still if k.startswith('image_encoders.s2.')
+    }
 
 
 def test_views_follow_the_recipe(cat):
