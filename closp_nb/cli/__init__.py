@@ -11,14 +11,17 @@ import lazy_loader
 # %% ../../nbs/8_commands/index.ipynb #f29e56e3
 __doc__ = """Everything from the shell.
 
+corpus    samples, corpus build, corpus check, corpus show
 train     train, ablate, embed
 index     index, add, remove, calibrate
+search    search
 evaluate  eval, compare
+demo      all of it in one run
 doctor    what is installed, and whether it works
-main      the table of commands
+main      the table of commands, and errors in one line
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['train', 'index', 'evaluate', 'doctor', 'main'],
+    submodules=['corpus', 'train', 'index', 'search', 'evaluate', 'demo', 'doctor', 'main'],
 )

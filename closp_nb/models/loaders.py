@@ -117,7 +117,9 @@ def collate(
     "Items of one sensor as a half batch: what the model sees, and the labels."
     shapes = {tuple(i['pixels'].shape) for i in items}
     if len(shapes) > 1:
-        raise InputError(f'tiles of different sizes cannot share a batch: {sorted(shapes)}; cut them alike (see scan)')
+        raise InputError(
+            f'tiles of different sizes cannot share a batch: {sorted(shapes)}; cut them alike (see Catalog.from_rasters)'
+        )
     return (
         dict(
             ids=[i['id'] for i in items],
