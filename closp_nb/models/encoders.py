@@ -8,7 +8,9 @@ __all__ = ['IMAGE_ENCODERS', 'TEXT_ENCODERS', 'SCALINGS', 'PAIRS', 'TEXT_FINETUN
            'TinyTextEncoder']
 
 # %% ../../nbs/3_models/31_encoders.ipynb #1c8305b0
-import os, re, zlib
+import os
+import re
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 import torch

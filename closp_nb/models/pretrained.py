@@ -7,7 +7,12 @@ __all__ = ['WEIGHTS', 'Published', 'published', 'plain', 'sha256', 'fetch', 'Wei
            'write_published_checkpoint', 'published_recipe', 'published_state', 'load_whole']
 
 # %% ../../nbs/3_models/32_pretrained.ipynb #712b5649
-import argparse, hashlib, json, math, pickle, re
+import argparse
+import hashlib
+import json
+import math
+import pickle
+import re
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path

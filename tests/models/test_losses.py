@@ -1,6 +1,7 @@
 "Oracles for the losses: loops over pairs, CLIP's open form, SigLIP's signs, SupCon's positives, counted batches, and the formulas of before."
 
-import itertools, math
+import itertools
+import math
 
 import numpy as np
 import pytest

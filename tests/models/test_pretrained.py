@@ -1,6 +1,11 @@
 "Towers and readers beside their originals; published weights written, damaged, refused and read."
 
-import argparse, hashlib, json, math, pickle, shutil
+import argparse
+import hashlib
+import json
+import math
+import pickle
+import shutil
 from dataclasses import fields, replace
 
 import pytest
