@@ -7,7 +7,9 @@ __all__ = ['ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'Incompa
            'DivergedError', 'check_writable', 'check_disjoint', 'atomic_write', 'Skipped']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
-import os, shutil
+import os
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,14 +44,17 @@ class DivergedError(ClospError):
 
 # %% ../nbs/0_basics/00_core.ipynb #7732c171
 def _remove(path):
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_writable(
-    path,  # file or folder that somebody wants to write
-    overwrite: bool = False,  # may what is there be replaced?
+    path: str | Path,  # file or folder to write
+    overwrite: bool = False,  # allow replacing it
 ) -> Path:  # the absolute path; raises `InputError` if it is taken
-    "Is this name free to write to?"
+    "Check that a name is free to write to."
     path = Path(path).absolute()
     if path == Path.cwd() or path in Path.cwd().parents:
         raise InputError(f'{path} is the current folder or holds it; name a folder inside it')
@@ -59,9 +64,9 @@ def check_writable(
 
 
 def check_disjoint(
-    out,  # file or folder that would be replaced
-    read,  # file or folder that is read
-):  # raises `InputError` if they are one, or the first holds the second
+    out: str | Path,  # file or folder that would be replaced
+    read: str | Path,  # file or folder that is read
+) -> None:  # raises `InputError` if they are one, or the first holds the second
     "Refuse to replace what is being read."
     a, b = Path(out).resolve(), Path(read).resolve()
     if a == b or a in b.parents:
@@ -70,11 +75,11 @@ def check_disjoint(
 
 @contextmanager
 def atomic_write(
-    path,  # file or folder to write
-    overwrite: bool = False,  # replace what is there?
-):  # a path to write to, renamed to `path` when the block ends well; raises `InputError` if `path` is taken
-    "Write beside, then rename: what bears the name is whole; a kill can leave a hidden .part, which the next run removes."
-    path = check_writable(path, overwrite)
+    path: str | Path,  # file or folder to write
+    overwrite: bool = False,  # replace it if it is there
+) -> Iterator[Path]:  # a path to write to, renamed to `path` at the end; raises `InputError` if `path` is taken
+    "Write beside, then rename; a kill can leave a hidden .part, which the next run removes."
+    path = check_writable(path, overwrite=overwrite)
     tmp, old = (path.with_name(f'.{path.name}.{end}') for end in ('part', 'old'))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(tmp)
@@ -84,7 +89,7 @@ def atomic_write(
     except BaseException:
         _remove(tmp)
         raise
-    if path.is_dir() or path.exists() and tmp.is_dir():
+    if path.is_dir() or (path.exists() and tmp.is_dir()):
         os.replace(path, old)
     os.replace(tmp, path)
     _remove(old)
@@ -92,8 +97,8 @@ def atomic_write(
 # %% ../nbs/0_basics/00_core.ipynb #6f438b84
 @dataclass(frozen=True)
 class Skipped:
-    "A place in an archive that did not become a tile."
+    "Name a place in an archive that did not become a tile, and tell why."
 
-    id: str
+    id: str  # the patch, file or window
     kind: str  # 'skipped' by a rule, or 'failed' because something is broken
     reason: str  # one line

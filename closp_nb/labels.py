@@ -7,7 +7,9 @@ __all__ = ['LABELS', 'CRISIS_LABELS', 'NOMENCLATURES', 'CORINE', 'RAW', 'PHRASES
            'label_codes', 'labels_by_area', 'caption', 'multihot', 'labels_of', 'phrase', 'reword', 'collision_share']
 
 # %% ../nbs/0_basics/03_labels.ipynb #bb6ebcd7
-import difflib, re
+import difflib
+import re
+from collections.abc import Iterable, Sequence
 import numpy as np
 from .core import InputError
 
@@ -73,24 +75,28 @@ _CLC = """111 Continuous urban fabric > built
 521 Coastal lagoons > water
 522 Estuaries > water
 523 Sea and ocean > water
-999 NODATA > ?; 990 Unclassified land surface > ?; 995 Unclassified water bodies > ?; 48 No data > ?; 49 Land > ?; 50 Water > ?; 255 Unclassified > ?"""
+999 NODATA > ?; 990 Unclassified land surface > ?; 995 Unclassified water bodies > ?
+48 No data > ?; 49 Land > ?; 50 Water > ?; 255 Unclassified > ?"""
 
 # %% ../nbs/0_basics/03_labels.ipynb #205ed096
 _REST = {
-    'bigearthnet-19': """Urban fabric > built; Industrial or commercial units; Arable land > crops; Permanent crops > crops; Pastures
-        Complex cultivation patterns; Land principally occupied by agriculture, with significant areas of natural vegetation
-        Agro-forestry areas; Broad-leaved forest; Coniferous forest; Mixed forest; Natural grassland and sparsely vegetated areas > grass
+    'bigearthnet-19': """Urban fabric > built; Industrial or commercial units; Arable land > crops
+        Permanent crops > crops; Pastures; Complex cultivation patterns
+        Land principally occupied by agriculture, with significant areas of natural vegetation
+        Agro-forestry areas; Broad-leaved forest; Coniferous forest; Mixed forest
+        Natural grassland and sparsely vegetated areas > grass
         Moors, heathland and sclerophyllous vegetation > shrub and scrub; Transitional woodland, shrub > shrub and scrub
         Beaches, dunes, sands; Inland wetlands > flooded vegetation; Coastal wetlands > flooded vegetation
         Inland waters > water; Marine waters > water""",
     'dynamic-world': 'Water; Trees; Grass; Flooded vegetation; Crops; Shrub and scrub; Built; Bare; Snow and ice',
-    'worldcover': """0 No data > ?; 10 Tree cover > trees; 20 Shrubland > shrub and scrub; 30 Grassland > grass; 40 Cropland > crops
-        50 Built-up > built; 60 Bare / sparse vegetation > bare; 70 Snow and ice; 80 Permanent water bodies > water
-        90 Herbaceous wetland > flooded vegetation; 95 Mangroves > flooded vegetation; 100 Moss and lichen > grass""",
+    'worldcover': """0 No data > ?; 10 Tree cover > trees; 20 Shrubland > shrub and scrub; 30 Grassland > grass
+        40 Cropland > crops; 50 Built-up > built; 60 Bare / sparse vegetation > bare; 70 Snow and ice
+        80 Permanent water bodies > water; 90 Herbaceous wetland > flooded vegetation
+        95 Mangroves > flooded vegetation; 100 Moss and lichen > grass""",
     'eurosat': """AnnualCrop > crops; Forest > trees; HerbaceousVegetation > grass; Highway > built; Industrial > built
         Pasture > grass; PermanentCrop > crops; Residential > built; River > water; SeaLake > water""",
-    'terramind': """0 None > ?; 1 Water; 2 Trees; 3 Flooded vegetation; 4 Crops; 5 Built area > built; 6 Bare ground > bare; 7 Snow/ice > snow and ice
-        8 Clouds > ?; 9 Rangeland > grass""",
+    'terramind': """0 None > ?; 1 Water; 2 Trees; 3 Flooded vegetation; 4 Crops; 5 Built area > built
+        6 Bare ground > bare; 7 Snow/ice > snow and ice; 8 Clouds > ?; 9 Rangeland > grass""",
     'sen12flood': '0 False > -; 1 True > flooded area',
     'mmflood': '0 No flood > -; 1 Flood > flooded area; 255 Ignored > ?',
     'cabuar': '0 No change > -; 1 Burned area',
@@ -102,21 +108,22 @@ def _key(name):
     return re.sub(r'[\W_]+', ' ', re.sub('(?<=[a-z])(?=[A-Z][a-z])', ' ', name).casefold()).strip()
 
 
-def _entries(text, known={}):
-    "Read `code name > label` entries."
+def _entries(text, known=None):
+    "Read `code name > label` entries; `known` says what names without an arrow mean."
+    known, special = known or {}, {'-': '', '?': None}
     rows = [re.fullmatch(r'(?:(\d+) )?(.+?)(?: > (.+))?', e.strip()).groups() for e in re.split('[;\n]', text)]
     return tuple(
-        (i if c is None else int(c), n, {'-': '', '?': None}.get(l, l or known.get(n, _key(n))))
-        for i, (c, n, l) in enumerate(rows)
+        (i if c is None else int(c), n, special.get(label, label or known.get(n, _key(n))))
+        for i, (c, n, label) in enumerate(rows)
     )
 
 
-# {nomenclature: ((code, name, label), ...)}; the label is '' where somebody looked and found none of the twelve, None where there is no opinion
+# {nomenclature: ((code, name, label), ...)}; label '': looked, and found none of the twelve; None: no opinion
 NOMENCLATURES = {'corine': _entries(_CLC)}
 _clc = NOMENCLATURES['corine'][:44]
-NOMENCLATURES['bigearthnet-43'] = tuple((i, n, l) for i, (_, n, l) in enumerate(r for r in _clc if r[0] != 335))
-NOMENCLATURES |= {k: _entries(t, {n: l for _, n, l in _clc}) for k, t in _REST.items()}
-CORINE = {l: '; '.join(n.lower() for _, n, m in _clc if m == l) for l in dict.fromkeys(l for *_, l in _clc)}
+NOMENCLATURES['bigearthnet-43'] = tuple((i, n, label) for i, (_, n, label) in enumerate(r for r in _clc if r[0] != 335))
+NOMENCLATURES |= {k: _entries(t, {n: label for _, n, label in _clc}) for k, t in _REST.items()}
+CORINE = {k: '; '.join(n.lower() for _, n, label in _clc if label == k) for k in dict.fromkeys(e[2] for e in _clc)}
 
 # %% ../nbs/0_basics/03_labels.ipynb #2d99e754
 _ALIASES = {
@@ -138,7 +145,7 @@ _ALIASES = {
 
 def _lookup(entries):
     "{name, compared by letters and digits: label}, with the aliases of those names."
-    t = {_key(n): l for _, n, l in entries}
+    t = {_key(n): label for _, n, label in entries}
     return t | {a: t[_key(n)] for a, n in _ALIASES.items() if a not in t and _key(n) in t}
 
 
@@ -149,9 +156,14 @@ _POT = [
     for e in NOMENCLATURES[k]
     if e[2] and k not in ('sen12flood', 'mmflood', 'cabuar', 'quakeset')
 ]
-RAW = _lookup([(0, l, l) for l in LABELS] + _POT)
-_squeeze = lambda name: _key(name).replace(' ', '')
-_TABLES = {k: {_squeeze(n): l for n, l in t.items()} for k, t in ({None: RAW} | _OF).items()}
+RAW = _lookup([(0, label, label) for label in LABELS] + _POT)
+
+
+def _squeeze(name):
+    return _key(name).replace(' ', '')
+
+
+_TABLES = {k: {_squeeze(n): label for n, label in t.items()} for k, t in ({None: RAW} | _OF).items()}
 
 
 def _nomenclature(name):
@@ -167,9 +179,8 @@ def _nomenclature(name):
 def _unknown(n, nomenclature):
     "One line about a name that is not in the table, with the mend."
     if not isinstance(n, str):
-        return (
-            f"a label name is text, not {' '.join(repr(n).split())[:40]}; numbers on a map are read by labels_by_area"
-        )
+        odd = ' '.join(repr(n).split())[:40]
+        return f'a label name is text, not {odd}; numbers on a map are read by labels_by_area'
     if not _key(n):
         return f'a label name needs letters or digits, not {n[:40]!r}; leave it out'
     say = f"unknown label {n[:80]!r}" + (f" in {nomenclature}" if nomenclature else '')
@@ -182,20 +193,19 @@ def _unknown(n, nomenclature):
 
 
 def harmonize(
-    names,  # raw label names, any case and punctuation: a list, or one name
-    nomenclature=None,  # a key of `NOMENCLATURES` to take names of that one only; all land cover names if left out
-) -> tuple:  # of `LABELS`, each once, in their fixed order; raises `InputError` for a name it does not know
+    names: str | Iterable[str],  # raw label names, any case and punctuation
+    nomenclature: str
+    | None = None,  # a key of `NOMENCLATURES`, to take its names only; all land cover names if left out
+) -> tuple[str, ...]:  # of `LABELS`, each once, in their fixed order; raises `InputError` for an unknown name
     "Turn a source's label names into the twelve common ones."
-    names, nomenclature = (
-        [names] if isinstance(names, str) or not np.iterable(names) else list(names),
-        _nomenclature(nomenclature),
-    )
+    names = [names] if isinstance(names, str) or not np.iterable(names) else list(names)
+    nomenclature = _nomenclature(nomenclature)
     found = set()
     for n in names:
         if not isinstance(n, str) or _squeeze(n) not in _TABLES[nomenclature]:
             raise InputError(_unknown(n, nomenclature))
         found.add(_TABLES[nomenclature][_squeeze(n)])
-    return tuple(l for l in LABELS if l in found)
+    return tuple(label for label in LABELS if label in found)
 
 # %% ../nbs/0_basics/03_labels.ipynb #47799883
 def _opinions(nomenclature):
@@ -203,87 +213,93 @@ def _opinions(nomenclature):
     key = _nomenclature(nomenclature)
     if key is None:
         raise InputError(f"codes need a nomenclature; use one of {', '.join(NOMENCLATURES)}")
-    return {c: l for c, _, l in NOMENCLATURES[key]} | (
-        {i: l for i, (*_, l) in enumerate(_clc, 1)} if key == 'corine' else {}
-    )
+    table = {c: label for c, _, label in NOMENCLATURES[key]}
+    if key == 'corine':
+        table |= {i: label for i, (*_, label) in enumerate(_clc, 1)}
+    return table
 
 
 def label_codes(
     nomenclature: str,  # a key of `NOMENCLATURES`
-) -> dict:  # {code: label, or '' where the code gives none}; raises `InputError` that lists the keys
-    "What the codes of a label raster mean."
-    return {c: l or '' for c, l in _opinions(nomenclature).items()}
+) -> dict[int, str]:  # {code: label, or '' where the code gives none}; raises `InputError` that lists the keys
+    "Return the label of each code of a label raster."
+    return {c: label or '' for c, label in _opinions(nomenclature).items()}
 
 
 def labels_by_area(
     codes: np.ndarray,  # (rows, columns) class codes; NaN and masked pixels have no opinion
     nomenclature: str,  # whose codes they are: a key of `NOMENCLATURES`
     min_frac: float = 0.05,  # share of the area with an opinion that a label must cover
-    nodata=None,  # one more code that means nothing in this file
-) -> tuple:  # of `LABELS`, in their fixed order; raises `InputError` for a code it does not know
-    "The labels that cover enough of a map of codes."
+    nodata: float | None = None,  # one more code that means nothing in this file
+) -> tuple[str, ...]:  # of `LABELS`, in their fixed order; raises `InputError` for a code it does not know
+    "Read the labels that cover enough of a map of codes."
     table, codes = _opinions(nomenclature), np.ma.asarray(codes)
     if codes.ndim != 2 or codes.dtype.kind not in 'biuf':
         raise InputError(
-            f'a map of codes is (rows, columns) of numbers, not {codes.dtype} {codes.shape}; pass one band of the label raster'
+            f'a map of codes is (rows, columns) of numbers, not {codes.dtype} {codes.shape}; '
+            'pass one band of the label raster'
         )
     if not 0 < min_frac <= 1:
-        raise InputError(f'least is a share above 0 and up to 1, not {min_frac}; try .05')
+        raise InputError(f'min_frac is a share above 0 and up to 1, not {min_frac}; try 0.05')
     area, seen = dict.fromkeys(LABELS, 0), 0
-    for c, n in zip(*(o.tolist() for o in np.unique(np.ma.masked_invalid(codes).compressed(), return_counts=True))):
+    found, counts = np.unique(np.ma.masked_invalid(codes).compressed(), return_counts=True)
+    for c, n in zip(found.tolist(), counts.tolist()):
         if c == nodata:
             continue
         if c not in table:
             raise InputError(
-                f"code {c:.9g} is not in {_nomenclature(nomenclature)} ({', '.join(map(str, sorted(table)))}); name the nomenclature the map was made with, or pass nodata={c:.9g} if it marks missing pixels"
+                f'code {c:.9g} is not in {_nomenclature(nomenclature)} ({", ".join(map(str, sorted(table)))}); '
+                f'name the nomenclature the map was made with, or pass nodata={c:.9g} if it marks missing pixels'
             )
         if table[c] is not None:
             seen += n
         if table[c]:
             area[table[c]] += n
-    return tuple(l for l in LABELS if area[l] and area[l] / seen >= min_frac)
+    return tuple(label for label in LABELS if area[label] and area[label] / seen >= min_frac)
 
 # %% ../nbs/0_basics/03_labels.ipynb #d6552c41
 def caption(
-    labels,  # harmonized labels
+    labels: Iterable[str],  # harmonized labels
 ) -> str:  # such as 'trees. water'; an empty string for no labels
-    "The text of a tile: its labels in fixed order, joined by a full stop."
-    return '. '.join(l for l in LABELS if l in set(labels))
+    "Write the text of a tile: its labels in fixed order, joined by a full stop."
+    given = set(labels)
+    return '. '.join(label for label in LABELS if label in given)
 
 
 def multihot(
-    labels,  # N tuples of harmonized labels
+    labels: Sequence[Iterable[str]],  # N tuples of harmonized labels
 ) -> np.ndarray:  # (N, 12) float32 of zeros and ones, columns as in `LABELS`
-    "Label tuples as a matrix."
+    "Write label tuples as a matrix."
     out = np.zeros((len(labels), len(LABELS)), 'float32')
     for i, ls in enumerate(labels):
-        for l in ls:
-            out[i, LABELS.index(l)] = 1
+        for label in ls:
+            out[i, LABELS.index(label)] = 1
     return out
 
 
 def labels_of(
-    row,  # (12,) zeros and ones
-) -> tuple:  # of `LABELS`
-    "Back from a row of `multihot` to names."
-    return tuple(l for l, on in zip(LABELS, row) if on)
+    row: Iterable[float],  # (12,) zeros and ones
+) -> tuple[str, ...]:  # of `LABELS`
+    "Read the names back from a row of `multihot`."
+    return tuple(label for label, on in zip(LABELS, row) if on)
 
 # %% ../nbs/0_basics/03_labels.ipynb #5db26442
 PHRASES = ('{}', '{} near {}', 'a satellite image of {} and {}')
 
 
 def phrase(
-    labels,  # harmonized labels, at least one
+    labels: Iterable[str],  # harmonized labels
     form: int = 0,  # 0 is the plain caption, others a way of saying it
-) -> str:
-    "Labels said the way a person might."
-    ls = [l for l in LABELS if l in set(labels)]
+) -> str:  # an empty string for no labels
+    "Say the labels as a person might."
+    given = set(labels)
+    ordered = [label for label in LABELS if label in given]
     f = PHRASES[form % len(PHRASES)]
-    if form % len(PHRASES) == 0 or not ls:
-        return caption(ls)
-    if len(ls) == 1:
-        return f.split(' near ')[0].split(' and ')[0].format(ls[0])
-    return f.format(', '.join(ls[:-1]), ls[-1])
+    if form % len(PHRASES) == 0 or not ordered:
+        return caption(ordered)
+    if len(ordered) == 1:
+        return f.split(' near ')[0].split(' and ')[0].format(ordered[0])
+    return f.format(', '.join(ordered[:-1]), ordered[-1])
 
 # %% ../nbs/0_basics/03_labels.ipynb #a972123b
 SYNONYMS = dict(
@@ -316,30 +332,31 @@ TEMPLATES = (
 
 
 def reword(
-    labels,  # harmonized labels; raises `InputError` for others
-    rng=None,  # numpy Generator, or a seed: the same one says the same
+    labels: str | Iterable[str],  # harmonized labels; raises `InputError` for others
+    rng: np.random.Generator | int | None = None,  # or a seed: the same one says the same
 ) -> str:  # an empty string for no labels
-    "The labels in other words: synonyms, any order, one of `TEMPLATES`."
-    rng, labels = np.random.default_rng(rng), [labels] if isinstance(labels, str) else list(labels)
-    if odd := [l for l in labels if l not in LABELS]:
+    "Say the labels in other words: synonyms, any order, one of `TEMPLATES`."
+    rng = np.random.default_rng(rng)
+    labels = [labels] if isinstance(labels, str) else list(labels)
+    if odd := [label for label in labels if label not in LABELS]:
         raise InputError(f"{odd[0]!r} is not one of {', '.join(LABELS)}; harmonize it first")
-    words = [str(rng.choice(SYNONYMS[l])) for l in rng.permutation([l for l in LABELS if l in labels])]
+    words = [
+        str(rng.choice(SYNONYMS[label])) for label in rng.permutation([label for label in LABELS if label in labels])
+    ]
     if not words:
         return ''
-    return TEMPLATES[rng.integers(len(TEMPLATES))].format(
-        ' and '.join(filter(None, [', '.join(words[:-1]), words[-1]]))
-    )
+    said = f'{", ".join(words[:-1])} and {words[-1]}' if words[1:] else words[0]
+    return TEMPLATES[rng.integers(len(TEMPLATES))].format(said)
 
 # %% ../nbs/0_basics/03_labels.ipynb #31c77755
 def collision_share(
-    captions,  # one text per tile
-    sizes=(8, 16, 32, 64, 128, 256),  # of batches; larger than all tiles counts as all of them
+    captions: Sequence[str],  # one text per tile
+    sizes: Sequence[int] = (8, 16, 32, 64, 128, 256),  # of batches; larger than all tiles counts as all of them
 ) -> np.ndarray:  # for every size, the share of tiles that meet another tile of the same caption in their batch
-    "How often a batch calls a right caption wrong."
+    "Compute how often a batch calls a right caption wrong."
     N = len(captions)
-    n, kinds = np.unique(
-        np.unique(list(captions), return_counts=True)[1], return_counts=True
-    )  # so many captions are carried by n tiles each
+    each = np.unique(list(captions), return_counts=True)[1]
+    n, kinds = np.unique(each, return_counts=True)  # so many captions are carried by n tiles each
 
     def met(b):
         k = np.arange(max(min(b, N) - 1, 0))

@@ -9,12 +9,12 @@ __all__ = ['S1', 'S2', 'S2L1C', 'S2RGB', 'SENSORS', 'LEVELS', 'ALL_SENSORS', 'TI
 # %% ../nbs/0_basics/01_sensors.ipynb #f29e6f93
 from dataclasses import dataclass, field
 import numpy as np
-from .core import InputError
+from .core import InputError, NotFoundError
 
 # %% ../nbs/0_basics/01_sensors.ipynb #cc48cd08
 @dataclass(frozen=True)
 class Band:
-    "One channel of a sensor."
+    "Describe one channel of a sensor."
 
     name: str  # as in the files: 'B04', 'VV'
     wavelength: float  # centre, nanometres (of Sentinel-2A; 2B differs by up to 17 nm)
@@ -25,7 +25,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Sensor:
-    "What the pixels of a sensor mean: bands by name and order, unit, scale, believable range, picture recipes."
+    "Say what the pixels of a sensor mean: bands in order, unit, scale, believable range, picture recipes."
 
     key: str  # short name, used in catalogs and batches: 's1', 's2'
     name: str  # for people
@@ -35,82 +35,54 @@ class Sensor:
     offset: float  # and then plus this, in products of processing baseline 04.00 and later (since 25 January 2022)
     nodata: float | None  # a stored number that means "nothing was seen"; NaN always means it
     plausible: tuple  # lowest and highest value that a working instrument reports, in `unit`
-    rgb: dict = field(
-        hash=False
-    )  # name -> for R, G, B: (weights of bands, low, high); a common stretch, so tiles can be compared
+    rgb: dict = field(hash=False)  # name -> for R, G, B: (weights of bands, low, high), the same for all tiles
     source: str  # where mean and spread come from
 
     @property
-    def names(self) -> tuple:
+    def names(self) -> tuple[str, ...]:
+        "Return the names of the bands, in order."
         return tuple(b.name for b in self.bands)
 
     @property
     def mean(self) -> np.ndarray:
+        "Return the typical value of each band."
         return np.array([b.mean for b in self.bands], 'float32')
 
     @property
     def std(self) -> np.ndarray:
+        "Return the typical spread of each band."
         return np.array([b.std for b in self.bands], 'float32')
 
     def band(
         self,
         name: str,  # such as 'B8A'
-    ) -> int:  # its place in a tile; raises `InputError` for a name the sensor lacks
-        "The index of a band, by name."
+    ) -> int:  # its place in a tile; raises `NotFoundError` for a name that the sensor lacks
+        "Return the index of a band, by name."
         if name in self.names:
             return self.names.index(name)
-        raise InputError(f"{self.name} has no band '{name}'; its bands are {', '.join(self.names)}")
+        raise NotFoundError(f"{self.name} has no band '{name}'; its bands are {', '.join(self.names)}")
 
 # %% ../nbs/0_basics/01_sensors.ipynb #afdd7140
 _BEN = 'BigEarthNet statistics, published in the package bigearthnet-common (constants.py)'
 _SSL = 'SSL4EO-S12 statistics of level 1C (S2C_MEAN and S2C_STD in the code of Wang et al. 2023, arXiv 2211.07044)'
+# fmt: off
+# wavelength in nanometres and pixel size in metres (ESA, Sentinel-2 MSI)
 _BANDS = {
-    'B01': (443, 60),
-    'B02': (492, 10),
-    'B03': (560, 10),
-    'B04': (665, 10),
-    'B05': (704, 20),
-    'B06': (741, 20),
-    'B07': (783, 20),
-    'B08': (833, 10),
-    'B8A': (865, 20),
-    'B09': (945, 60),
-    'B10': (1374, 60),
-    'B11': (1614, 20),
-    'B12': (2202, 20),
-}  # ESA, Sentinel-2 MSI
+    'B01': (443, 60), 'B02': (492, 10), 'B03': (560, 10), 'B04': (665, 10), 'B05': (704, 20),
+    'B06': (741, 20), 'B07': (783, 20), 'B08': (833, 10), 'B8A': (865, 20), 'B09': (945, 60),
+    'B10': (1374, 60), 'B11': (1614, 20), 'B12': (2202, 20),
+}
 _MEAN = [0.0341, 0.0430, 0.0614, 0.0590, 0.0951, 0.1792, 0.2075, 0.2219, 0.2266, 0.2246, 0.1594, 0.1009]
 _STD = [0.0555, 0.0572, 0.0583, 0.0676, 0.0730, 0.1096, 0.1273, 0.1365, 0.1356, 0.1302, 0.1079, 0.0819]
 _MEAN_L1C = [
-    0.16129,
-    0.13976,
-    0.13223,
-    0.13731,
-    0.15610,
-    0.21084,
-    0.23907,
-    0.23187,
-    0.25810,
-    0.08377,
-    0.00220,
-    0.21952,
-    0.15374,
+    0.16129, 0.13976, 0.13223, 0.13731, 0.15610, 0.21084, 0.23907,
+    0.23187, 0.25810, 0.08377, 0.00220, 0.21952, 0.15374,
 ]
 _STD_L1C = [
-    0.07910,
-    0.08543,
-    0.08787,
-    0.11449,
-    0.11275,
-    0.11642,
-    0.12760,
-    0.12495,
-    0.13459,
-    0.05775,
-    0.00475,
-    0.13400,
-    0.11429,
+    0.07910, 0.08543, 0.08787, 0.11449, 0.11275, 0.11642, 0.12760,
+    0.12495, 0.13459, 0.05775, 0.00475, 0.13400, 0.11429,
 ]
+# fmt: on
 
 
 def _msi(names, mean, std):
@@ -167,7 +139,7 @@ ALL_SENSORS = SENSORS | LEVELS
 def sensor(
     key: str,  # 's1', 's2', 's2l1c' or 's2rgb'
 ) -> Sensor:  # raises `InputError` that lists the keys
-    "A sensor by its short name."
+    "Return a sensor by its short name."
     if key in ALL_SENSORS:
         return ALL_SENSORS[key]
     raise InputError(f"no sensor '{key}'; use one of {', '.join(ALL_SENSORS)}")
@@ -176,52 +148,55 @@ def sensor(
 TILE = 120  # pixels; 1.2 km at 10 m, the size of every tile of the corpus
 
 # %% ../nbs/0_basics/01_sensors.ipynb #67e73457
+def _hint(s, lo, hi):
+    "The likely mend for pixels from `lo` to `hi` that are not in the sensor's unit."
+    if s.stored_scale > 1 and hi > s.plausible[1]:
+        return f'divide by {s.stored_scale:.0f}'
+    if s.unit == 'dB':
+        return 'convert linear power with 10*log10(power) (see units.to_unit)'
+    return 'check the offset and the nodata value'
+
+
 def _believable(s, x):
     "Refuse pixels that cannot be in the sensor's unit, naming the likely cause."
-    lo, hi = np.nanpercentile(
-        x[:, ::4, ::4], [1, 99]
-    )  # a sixteenth of the pixels says as much, and this runs for every tile
+    # a sixteenth of the pixels says as much, and this runs for every tile
+    lo, hi = np.nanpercentile(x[:, ::4, ::4], [1, 99])
     power = s.unit == 'dB' and lo > -0.1  # decibels over a whole tile are never all positive; powers are
     if s.plausible[0] <= lo and hi <= s.plausible[1] and not power:
         return
-    hint = (
-        f'divide by {s.stored_scale:.0f}'
-        if s.stored_scale > 1 and hi > s.plausible[1]
-        else 'convert linear power with 10*log10(power) (see units.to_unit)'
-        if s.unit == 'dB'
-        else 'check the offset and the nodata value'
-    )
     raise InputError(
-        f'{s.name} pixels run from {lo:.4g} to {hi:.4g}, which is not {s.unit} ({s.plausible[0]:g} to {s.plausible[1]:g}); {hint}'
+        f'{s.name} pixels run from {lo:.4g} to {hi:.4g}, which is not {s.unit} '
+        f'({s.plausible[0]:g} to {s.plausible[1]:g}); {_hint(s, lo, hi)}'
     )
 
 
 def check_pixels(
     s: Sensor,  # the sensor that is said to have taken them
     x: np.ndarray,  # (bands, rows, columns), in the sensor's unit
-) -> tuple:  # float32 pixels without gaps, and notes of what was done; raises `InputError`
+) -> tuple[np.ndarray, tuple[str, ...]]:  # float32 pixels without gaps, notes of changes; raises `InputError`
     "Make sure that pixels are what a sensor can have measured."
     if x.ndim != 3 or len(x) != len(s.bands):
         raise InputError(
-            f"{s.name} tiles have {len(s.bands)} bands ({', '.join(s.names)}) as (band, row, column); got shape {x.shape}; check the sensor and the band list"
+            f'{s.name} tiles have {len(s.bands)} bands ({", ".join(s.names)}) as (band, row, column); '
+            f'got shape {x.shape}; check the sensor and the band list'
         )
     x = x.astype('float32')
     bad = ~np.isfinite(x)
-    if (share := bad.mean()) > 0.5:
-        raise InputError(f'{share:.0%} of the pixels are missing (NaN or infinite); leave this tile out')
-    _believable(s, np.where(bad, np.nan, x) if share else x)
-    if not share:
+    if (frac := bad.mean()) > 0.5:
+        raise InputError(f'{frac:.0%} of the pixels are missing (NaN or infinite); leave this tile out')
+    _believable(s, np.where(bad, np.nan, x) if frac else x)
+    if not frac:
         return x, ()
     fill = np.array(
-        [np.nanmedian(np.where(b, np.nan, p)) if not b.all() else s.mean[i] for i, (p, b) in enumerate(zip(x, bad))],
+        [s.mean[i] if b.all() else np.nanmedian(np.where(b, np.nan, p)) for i, (p, b) in enumerate(zip(x, bad))],
         'float32',
     )
-    return np.where(bad, fill[:, None, None], x), (f'{share:.2%} missing pixels filled with the band median',)
+    return np.where(bad, fill[:, None, None], x), (f'{frac:.2%} missing pixels filled with the band median',)
 
 # %% ../nbs/0_basics/01_sensors.ipynb #86767f71
 @dataclass
 class Tile:
-    "A square of ground, seen once by one sensor."
+    "Hold a square of ground, seen once by one sensor."
 
     id: str  # unique in its catalog
     sensor: Sensor
@@ -233,8 +208,8 @@ class Tile:
     crs: str = ''  # such as 'EPSG:32633'; with `bounds` it says where each pixel lies
     bounds: tuple = ()  # left, bottom, right, top in `crs`
     notes: tuple = field(default=())  # what was done to the pixels on the way in
-    event: str = ''  # what its labels belong to: a flood, a fire, a quake, a scene; nothing of one event may be on both sides of a split
-    cloud: float = np.nan  # share of the tile under cloud or cloud shadow, where somebody looked
+    event: str = ''  # the flood, fire, quake or scene that it shows; a split keeps the tiles of one event together
+    cloud: float = np.nan  # share of the tile under cloud or cloud shadow; NaN where it was not looked for
     gaps: float = field(default=0.0, init=False)  # share of pixels that were missing
 
     def __post_init__(self):
@@ -243,7 +218,8 @@ class Tile:
         x = np.asarray(self.pixels)
         if x.dtype.kind not in 'fiu':
             raise InputError(
-                f'tile {self.id}: pixels of type {x.dtype} are not measurements; give real numbers (for complex radar: the squared magnitude)'
+                f'tile {self.id}: pixels of type {x.dtype} are not measurements; '
+                'give real numbers (for complex radar: the squared magnitude)'
             )
         if 0 in x.shape:
             raise InputError(f'tile {self.id} has no pixels (shape {x.shape}); check the window or the file')
@@ -255,17 +231,20 @@ class Tile:
             raise InputError(
                 f'tile {self.id}: lonlat ({lon:g}, {lat:g}) is off the Earth; longitude comes first, in degrees'
             )
-        if (
-            len(self.bounds) not in (0, 4)
-            or self.bounds
-            and not (self.bounds[0] < self.bounds[2] and self.bounds[1] < self.bounds[3])
-        ):
+        if self.bounds and not self._bounds_in_order():
             raise InputError(
                 f'tile {self.id}: bounds {self.bounds} are not left, bottom, right, top; check their order'
             )
 
+    def _bounds_in_order(self):
+        if len(self.bounds) != 4:
+            return False
+        left, bottom, right, top = self.bounds
+        return left < right and bottom < top
+
     def __repr__(self):
-        return f"Tile({self.id}, {self.sensor.name}, {'x'.join(map(str, self.pixels.shape))}, {'. '.join(self.labels) or 'no labels'})"
+        shape, labels = 'x'.join(map(str, self.pixels.shape)), '. '.join(self.labels) or 'no labels'
+        return f'Tile({self.id}, {self.sensor.name}, {shape}, {labels})'
 
 # %% ../nbs/0_basics/01_sensors.ipynb #74cbd5fd
 def quicklook(
@@ -287,8 +266,8 @@ def quicklook(
 
 
 def show_tiles(
-    tiles: list,  # of `Tile`
-    titles: list | None = None,  # one line each; labels if left out
+    tiles: list[Tile],
+    titles: list[str] | None = None,  # one line each; labels if left out
     cols: int = 6,  # pictures in a row
     size: float = 1.6,  # width of a picture, inches
     recipe: str | None = None,  # see `quicklook`; applied where the sensor knows it

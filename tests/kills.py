@@ -24,7 +24,7 @@ ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFF
 
 def start(argv):
     return subprocess.Popen(
-        [sys.executable, '-m', 'closp_nb.cli.main.main', *map(str, argv)],
+        [sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)],
         env=ENV,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -68,7 +68,7 @@ def prepare(d):
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'old')
     parts = lambda out: ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
     subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main.main', *map(str, parts(d / 'vectors'))],
+        [sys.executable, '-m', 'closp_nb.cli.main', *map(str, parts(d / 'vectors'))],
         env=ENV,
         check=True,
         capture_output=True,
@@ -79,7 +79,7 @@ def prepare(d):
             corpus,
         ),
         'train': (
-            lambda out: ['train', d / 'world', '--out', out, '--change', 'text=tiny,epochs=3,bs=8', '--every', 3],
+            lambda out: ['train', d / 'world', '--out', out, '--change', 'text_encoder=tiny,epochs=3,batch_size=8', '--checkpoint_steps', 3],
             run,
         ),
         'embed': (parts, vectors),

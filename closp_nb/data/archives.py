@@ -425,7 +425,7 @@ def _flood_read(folder, item):
         raise InputError(f"{seq}, {date}: FLOODING is '{wet}'; expected true or false")
     files = [f for f in sorted(d.glob('*.tif')) if band_name(f) and (not start or f.name.startswith(f'{start}_'))]
     bands, image = _by_band(files, s, f'{seq}/{start or date}')
-    unit = guess_unit(preview(*files), s).kind if s == S1 else 'DN'
+    unit = guess_unit(preview(*files), s).unit if s == S1 else 'DN'
     words = (('flooded area',) * (wet.lower() == 'true'), ('the answer is for the whole image',))
     yield from _cut(
         f'sen{key[1]}flood_{seq}_{start or date}',

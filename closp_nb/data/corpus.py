@@ -22,7 +22,7 @@ from ..units import as_sensor, convert
 from ..core import Skipped
 from .hdf5 import close_corpora
 from .hdf5 import read_corpus, write_tile
-from .catalog import Catalog, scan, tile_row, to_catalog
+from .catalog import Catalog, tile_row, to_catalog
 from .archives import guess_archive
 from .archives import ARCHIVES, Source, archive, read_item
 from .scenes import scene_tiles
@@ -138,7 +138,7 @@ def _scene_source(p):
 @lru_cache(8)
 def _scanned(folder):
     "Tiles of a folder by id, and what was left out."
-    cat, left = scan(folder, progress=False)
+    cat, left = Catalog.from_rasters(folder, progress=False)
     return cat, dict(zip(cat.frame.id, range(len(cat)))), {os.path.relpath(path, folder): why for path, why in left}
 
 

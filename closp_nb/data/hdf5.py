@@ -7,7 +7,10 @@ __all__ = ['COLLECTIONS', 'open_h5', 'close_corpora', 'tile_at', 'read_array', '
            'corpus_about', 'read_corpus', 'read_pixels']
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #0c4a3589
-import os, threading
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -15,37 +18,37 @@ import numpy as np
 import pandas as pd
 import h5py
 import hdf5plugin
-from ..core import atomic_write, InputError
+from ..core import ClospError, DamagedError, InputError, NotFoundError, atomic_write
 from ..sensors import check_pixels, S1, S2, TILE, Tile
 from ..units import to_unit
 from ..geodesy import to_lonlat
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #26933203
-_handles, _lock, _MOST = (
-    {},
-    threading.RLock(),
-    64,
-)  # (process, path) -> open file, the one asked for last at the end; how many
+_handles: OrderedDict = OrderedDict()  # (process, path) -> open file, the one asked for last at the end
+_MOST = 64  # of them
+_lock = threading.RLock()
 
 
-def open_h5(path):  # the open file, one handle per process; raises `InputError`
-    "An HDF5 file, opened unless it is open."
+def open_h5(
+    path: str | Path,
+) -> h5py.File:  # one handle per process; raises `NotFoundError`, or `DamagedError` if it is no HDF5
+    "Open an HDF5 file, unless it is open."
     k = (os.getpid(), str(path))
     with _lock:
         if (f := _handles.pop(k, None)) is None:
             if not os.path.exists(path):
-                raise InputError(f'{path} is not there; check the path (all shards belong in one folder)')
+                raise NotFoundError(f'{path} is not there; check the path (all shards belong in one folder)')
             try:
                 f = h5py.File(path, 'r')
             except OSError as e:
-                raise InputError(f'{path} cannot be opened as HDF5 (a broken download?); fetch it again') from e
+                raise DamagedError(f'{path} cannot be opened as HDF5 (a broken download?); fetch it again') from e
         _handles[k] = f
         if len(_handles) > _MOST:
-            _handles.pop(next(iter(_handles))).close()
+            _handles.popitem(last=False)[1].close()
         return f
 
 
-def close_corpora():
+def close_corpora() -> None:
     "Close all open HDF5 files of this process, so that their folder can be moved or removed."
     with _lock:
         while _handles:
@@ -66,17 +69,17 @@ _BROKEN = KeyError, OSError, RuntimeError  # what HDF5 raises where something is
 
 @lru_cache(1024)
 def _shard(path, name):
-    "The path of a shard that a link in the file `path` names; raises `InputError` if it leads out of the folder."
+    "The path of a shard that a link in the file `path` names; raises `DamagedError` if it leads out of the folder."
     folder = os.path.join(os.path.dirname(os.path.abspath(path)), '')
     shard = os.path.normpath(os.path.join(folder, name))
     if shard.startswith(folder):
         return shard
-    raise InputError(
+    raise DamagedError(
         f"{path} holds a link to '{name}', which leads out of its folder; put all shards beside it and mend the link"
     )
 
 
-def _place(path, key):
+def _locate(path, key):
     "The open file that holds a tile, and the tile's name in it."
     h5, name = open_h5(path), key.encode()
     try:
@@ -89,38 +92,43 @@ def _place(path, key):
 
 
 def _missing(path, key):
-    "Why a tile cannot be had although its file is open, in one line."
+    "The error for a tile that cannot be had although its file is open."
     try:
         link = open_h5(path).get(key, getlink=True)
+    except ClospError as e:
+        return e
     except _BROKEN:
-        return f'{path} is damaged; fetch it again (a broken download?)'
+        return DamagedError(f'{path} is damaged; fetch it again (a broken download?)')
     if link is None:
-        return f"{path} has no tile '{key}'; check the key"
-    return f"tile '{key}' is not whole in {Path(getattr(link, 'filename', path)).name}; fetch that file again (a broken download?)"
+        return NotFoundError(f"{path} has no tile '{key}'; check the key")
+    shard = Path(getattr(link, 'filename', path)).name
+    return DamagedError(f"tile '{key}' is not whole in {shard}; fetch that file again (a broken download?)")
 
 
 @contextmanager
 def tile_at(
-    path,  # of the main file
+    path: str | Path,  # of the main file
     key: str,  # of the tile
-):  # (open h5py.File, the name of the tile's group in it as bytes), as long as the block lasts; raises `InputError`
-    "Where a tile lies; what HDF5 complains about inside the block becomes one line."
+) -> Iterator[tuple[h5py.File, bytes]]:  # the open file, the name of the tile's group in it; as long as the block lasts
+    "Find where a tile lies; what HDF5 complains about inside the block becomes one line."
     with _lock:
         try:
-            yield _place(path, key)
+            yield _locate(path, key)
+        except ClospError:
+            raise
         except _BROKEN as e:
-            raise InputError(_missing(path, key)) from e
+            raise _missing(path, key) from e
 
 
 def read_array(
-    path,  # of the main file
+    path: str | Path,  # of the main file
     key: str,  # of the tile
-    part: str,  # of the tile's group, such as 'image'
-    fits=None,  # function (shape, dtype) that raises if this cannot be the array; asked before anything is read
-) -> np.ndarray:  # as stored; raises `InputError`
-    "One array of a tile."
+    dataset: str,  # in the tile's group, such as 'image'
+    fits: Callable | None = None,  # function (shape, dtype) that raises if this cannot be the array; asked first
+) -> np.ndarray:  # as stored; raises `NotFoundError` for a missing file or key, `DamagedError` for a broken one
+    "Read one array of a tile."
     with tile_at(path, key) as (f, name):
-        d = h5py.h5d.open(f.id, name + b'/' + part.encode())  # h5py's lower floor: fewer Python objects on the way
+        d = h5py.h5d.open(f.id, name + b'/' + dataset.encode())  # h5py's lower floor: fewer Python objects on the way
         shape, kind = d.shape, d.dtype
         if fits:
             fits(shape, kind)
@@ -137,14 +145,13 @@ COLLECTIONS = {
     'mmflood': S1,
     'sen1flood': S1,
     'quakeset': S1,
-}
-COLLECTIONS |= {
+    # not in the paper's corpus, but in one of your own (chapter 18)
     'benv1s1': S1,
     'benv1s2': S2,
     'eurosat': S2,
     'own1': S1,
     'own2': S2,
-}  # not in the paper's corpus: what a corpus of your own may hold (chapter 18)
+}
 _SHARD = {'sen1flood': 'sen12flood', 'sen2flood': 'sen12flood', 'benv2s1': 'benv2s1_part1', 'benv2s2': 'benv2s2_part1'}
 _PACK = dict(hdf5plugin.Blosc(cname='lz4', clevel=5, shuffle=hdf5plugin.Blosc.BITSHUFFLE))
 
@@ -152,7 +159,7 @@ _PACK = dict(hdf5plugin.Blosc(cname='lz4', clevel=5, shuffle=hdf5plugin.Blosc.BI
 def collection_of(
     key: str,  # of a tile in the corpus
 ) -> str:  # a key of `COLLECTIONS`; raises `InputError`
-    "The source collection that a corpus key names."
+    "Find the source collection that a corpus key names."
     for name in COLLECTIONS:
         if key.startswith(name):
             return name
@@ -160,14 +167,15 @@ def collection_of(
 
 
 def write_tile(
-    h5,  # open HDF5 file
-    tile: Tile,  # raises `InputError`: no place, another size, an id that is taken
-):
+    h5: h5py.File,  # open for writing
+    tile: Tile,
+) -> None:  # raises `InputError`: no place, another size, an id that is taken
     "Write a tile as one group of the corpus."
     h, w = tile.pixels.shape[1:]
     if not tile.crs.startswith('EPSG:') or not tile.bounds:
         raise InputError(
-            f"tile {tile.id} does not say where it lies (an EPSG code and bounds; it has '{tile.crs}'); the corpus needs that"
+            f"tile {tile.id} does not say where it lies, which the corpus needs; "
+            f"give an EPSG code and bounds (it has '{tile.crs}')"
         )
     if (h, w) != (TILE, TILE):
         raise InputError(f'tile {tile.id} has {h} x {w} pixels; the corpus holds {TILE} x {TILE}')
@@ -175,28 +183,27 @@ def write_tile(
         raise InputError(f'tile {tile.id} is there twice; ids must differ')
     g = h5.create_group(tile.id)
     left, bottom, right, top = tile.bounds
-    xs, ys = left + (np.arange(w) + 0.5) * (right - left) / w, top - (np.arange(h) + 0.5) * (top - bottom) / h
+    xs = left + (np.arange(w) + 0.5) * (right - left) / w
+    ys = top - (np.arange(h) + 0.5) * (top - bottom) / h
     stored = np.rint(tile.pixels * 10_000) if tile.sensor == S2 else tile.pixels
     g.create_dataset('image', data=stored.astype('float32'), chunks=stored.shape, **_PACK)
     g.create_dataset('coords', data=np.stack(np.meshgrid(xs, ys)).astype('float32'), chunks=(2, h, w), **_PACK)
-    g.attrs.update(
-        crs=int(tile.crs.split(':')[1]),
-        timestamp=tile.time,
-        labels=list(tile.labels),
-        **({'event': tile.event} if tile.event else {}),
-    )
+    g.attrs.update(crs=int(tile.crs.split(':')[1]), timestamp=tile.time, labels=list(tile.labels))
+    if tile.event:
+        g.attrs['event'] = tile.event
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #ff8bcc24
 def write_corpus(
-    folder,  # must not exist or be empty
-    tiles,  # any iterable of `Tile`; ids start with one of `COLLECTIONS`
-    splits=None,  # function of the metadata (key, labels) that returns 'train' or 'corpus' for each row; all 'corpus' if left out
+    folder: str | Path,  # must not exist or be empty
+    tiles: Iterable[Tile],  # their ids start with one of `COLLECTIONS`
+    splits: Callable
+    | None = None,  # of the metadata (key, labels): 'train' or 'corpus' per row; all 'corpus' if left out
     origin: str = '',  # written into the main file; becomes the tiles' source
-    overwrite: bool = False,
+    overwrite: bool = False,  # replace the folder
 ) -> Path:  # of the folder
     "Write tiles as an HDF5 corpus in the layout of CrisisLandMark."
     close_corpora()  # a corpus that is replaced must not stay open
-    with atomic_write(folder, overwrite) as tmp:
+    with atomic_write(folder, overwrite=overwrite) as tmp:
         tmp.mkdir()
         shards, rows = {}, []
         with h5py.File(tmp / 'crisislandmark.h5', 'w') as main:
@@ -217,18 +224,14 @@ def write_corpus(
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #176a40bd
 def corpus_about(
-    path,  # of crisislandmark.h5
+    path: str | Path,  # of crisislandmark.h5
     key: str,  # of the tile
-) -> dict:  # labels, lonlat, time, source, event, crs, bounds; raises `InputError`
-    "What the corpus says about a tile, without its pixels."
+) -> dict:  # labels, lonlat, time, source, event, crs, bounds; raises what `read_array` raises
+    "Read what the corpus says about a tile, without its pixels."
     with tile_at(path, key) as (f, name):
         g = f[name]
-        crs, labels, xy, a = (
-            f"EPSG:{int(g.attrs['crs'])}",
-            tuple(map(str, g.attrs['labels'])),
-            g['coords'][:].astype(float),
-            dict(g.attrs),
-        )
+        a, xy = dict(g.attrs), g['coords'][:].astype(float)
+        crs, labels = f'EPSG:{int(a["crs"])}', tuple(map(str, a['labels']))
         origin = open_h5(path).attrs.get('origin', '')
     (x0, x1), (y0, y1) = xy[0, 0, [0, -1]], xy[1, [0, -1], 0]
     half = abs(x1 - x0) / (xy.shape[-1] - 1) / 2  # coordinates are of pixel centres
@@ -244,13 +247,16 @@ def corpus_about(
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #a4c91a72
 def _ordinary(x, s):
-    "Can this tile do without the careful tests? True only if they would find it whole, in the unit that the corpus uses and in order."
+    "Whether a tile needs no careful tests, because they would find it whole, in order and in the corpus's unit."
     if x.shape[1:] != (TILE, TILE) or not np.isfinite(x.sum()):
         return False
     if (dark := np.flatnonzero(x[0] == 0)).size and not x.reshape(len(x), -1)[:, dark].any(0).all():
         return False
     v = x[:, ::4, ::4].copy()
-    most = lambda ok, share: np.count_nonzero(ok) > share * v.size
+
+    def most(ok, frac):
+        return np.count_nonzero(ok) > frac * v.size
+
     lo, hi = s.plausible[0] * s.stored_scale, s.plausible[1] * s.stored_scale
     if s == S2:
         return v.min() >= lo and v.max() <= hi and most(v >= 0, 0.8) and most(v > 2, 0.5) and most(v > 255, 0.01)
@@ -263,15 +269,18 @@ def _image(path, key):
 
     def fits(shape, dtype):
         if len(shape) != 3 or shape[0] != len(s.bands):
-            raise InputError(
-                f"{path}: tile '{key}' has an image of shape {shape}, {s.name} needs ({len(s.bands)}, {TILE}, {TILE}); is it in the right shard?"
+            raise DamagedError(
+                f"{path}: tile '{key}' has an image of shape {shape}, {s.name} needs "
+                f'({len(s.bands)}, {TILE}, {TILE}); is it in the right shard?'
             )
         if dtype.kind != 'f':
-            raise InputError(f"{path}: tile '{key}' holds {dtype}, the corpus holds float32; fetch its shard again")
+            raise DamagedError(f"{path}: tile '{key}' holds {dtype}, the corpus holds float32; fetch its shard again")
 
     x = read_array(path, key, 'image', fits).astype('float32', copy=False)
     if _ordinary(x, s):
-        return s, np.divide(x, np.float32(s.stored_scale), out=x) if s == S2 else x, (), False
+        if s == S2:
+            np.divide(x, np.float32(s.stored_scale), out=x)
+        return s, x, (), False
     x, notes = to_unit(x, s, 0.0 if s == S2 else None)  # the corpus was made from products without the offset
     if s == S1 and np.nanmean(x[0, ::4, ::4]) < np.nanmean(x[1, ::4, ::4]) - 1:
         return s, x[::-1].copy(), notes + ('VH came first: swapped',), True
@@ -279,18 +288,18 @@ def _image(path, key):
 
 
 def read_corpus(
-    path,  # of crisislandmark.h5
+    path: str | Path,  # of crisislandmark.h5
     key: str,  # of the tile
-) -> Tile:  # raises `InputError`: missing or broken file, unknown key
+) -> Tile:  # raises `NotFoundError` for a missing file or key, `DamagedError` for a broken file
     "Read one tile of the HDF5 corpus."
     about, (s, x, notes, _) = corpus_about(path, key), _image(path, key)
     return Tile(key, s, x, notes=notes, **about)
 
 
 def read_pixels(
-    path,  # of crisislandmark.h5
+    path: str | Path,  # of crisislandmark.h5
     key: str,  # of the tile
-) -> np.ndarray:  # (bands, 120, 120) float32; raises `InputError`
-    "Only the pixels of a tile, checked: what training needs, thousands of times."
+) -> np.ndarray:  # (bands, 120, 120) float32; raises what `read_corpus` raises
+    "Read only the pixels of a tile, checked: training does so thousands of times."
     s, x, _, doubt = _image(path, key)
     return check_pixels(s, x)[0] if doubt else x

@@ -213,7 +213,7 @@ def _verdict(r, some):
     if len(x) < len(s.names):
         x = np.insert(x, s.band('B10'), np.nan, 0)  # not zeros: those would count as dark ground
     _, notes = to_unit(x, s, 0.0 if told.sure else told.offset, told.unit)
-    kind = told.unit or guess_unit(x, s).kind.replace(
+    kind = told.unit or guess_unit(x, s).unit.replace(
         'amplitude', 'linear'
     )  # as `to_unit` decides where nobody declares
     if kind != 'DN':

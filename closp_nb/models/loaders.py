@@ -116,7 +116,10 @@ def collate(
     "Stack items of one sensor: inputs of the model, and labels."
     shapes = {tuple(i['pixels'].shape) for i in items}
     if len(shapes) > 1:
-        raise IncompatibleError(f'tiles of different sizes cannot share a batch: {sorted(shapes)}; cut them alike')
+        raise IncompatibleError(
+            f'tiles of different sizes cannot share a batch: {sorted(shapes)}; '
+            'cut them alike (see Catalog.from_rasters)'
+        )
     return (
         dict(
             ids=[i['id'] for i in items],

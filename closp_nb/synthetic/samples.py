@@ -14,7 +14,7 @@ import pandas as pd
 from fastcore.xdg import xdg_cache_home
 from ..core import ClospError, InputError, Skipped, atomic_write
 from ..data.rasters import band_files, read_bands, write_geotiff
-from ..data.catalog import Catalog, scan
+from ..data.catalog import Catalog
 from ..data.archives import archive, read_item
 
 # %% ../../nbs/2_synthetic/23_samples.ipynb #5503acc0
@@ -151,7 +151,7 @@ def fetch_samples(
         except ClospError as e:
             missing.append(str(e))
     found = (
-        [scan(f, progress=progress)[0] for f in sorted(folder.glob('*/')) if not f.name.startswith('.')]
+        [Catalog.from_rasters(f, progress=progress)[0] for f in sorted(folder.glob('*/')) if not f.name.startswith('.')]
         if folder.exists()
         else []
     )

@@ -53,7 +53,7 @@ def _stored(folder):
 @torch.no_grad()
 def _seen(tower, sensor, pixels):
     if len({p.shape for p in pixels}) > 1:
-        raise InputError('tiles of different sizes cannot share a batch; cut them alike (see scan)')
+        raise InputError('tiles of different sizes cannot share a batch; cut them alike (see Catalog.from_rasters)')
     x = torch.from_numpy(normalize(np.stack(pixels), sensor)).to(next(tower.parameters()).device)
     return tower(x).float().cpu().numpy()
 

@@ -1,6 +1,7 @@
-"Labels: every class of every nomenclature, the paper's mapping written out again, spellings, maps of codes, and what bad input is told."
+"Labels: every class of every nomenclature, the paper's mapping written anew, spellings, maps of codes, bad input."
 
-import itertools, random
+import itertools
+import random
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ PAPER = {
     'snow and ice': ['Glaciers and perpetual snow'],
     'water': ['Water courses', 'Water bodies', 'Coastal lagoons', 'Estuaries', 'Sea and ocean'],
 }
-PAIRS = [(n, l) for l, ns in PAPER.items() for n in ns]
+PAIRS = [(n, label) for label, ns in PAPER.items() for n in ns]
 CLC = [
     111,
     112,
@@ -216,13 +217,16 @@ NOTHING = {
     'mmflood': {255},
 }  # codes without an opinion; 0 of a crisis mask is one
 
-names = lambda k: [n for _, n, _ in NOMENCLATURES[k]]
+
+def names(k):
+    return [n for _, n, _ in NOMENCLATURES[k]]
+
 
 # ---- the table
 
 
 def test_counts():
-    labelled = {k: sum(bool(l) for *_, l in es) for k, es in NOMENCLATURES.items()}
+    labelled = {k: sum(bool(label) for *_, label in es) for k, es in NOMENCLATURES.items()}
     assert labelled == {
         'corine': 44,
         'bigearthnet-43': 43,
@@ -240,22 +244,24 @@ def test_counts():
 
 def test_every_entry_is_sound():
     for k, es in NOMENCLATURES.items():
-        assert all(l in (*LABELS, '', None) for *_, l in es), k
+        assert all(label in (*LABELS, '', None) for *_, label in es), k
         assert len({c for c, *_ in es}) == len(es) and len({n for _, n, _ in es}) == len(es), k
 
 
 def test_corine_is_the_papers():
     assert len(PAIRS) == 44
-    assert {(n, l) for _, n, l in NOMENCLATURES['corine'] if l} == set(PAIRS)
-    assert {l: ns.split('; ') for l, ns in CORINE.items()} == {l: [n.lower() for n in ns] for l, ns in PAPER.items()}
+    assert {(n, label) for _, n, label in NOMENCLATURES['corine'] if label} == set(PAIRS)
+    assert {label: ns.split('; ') for label, ns in CORINE.items()} == {
+        label: [n.lower() for n in ns] for label, ns in PAPER.items()
+    }
     assert list(CORINE) == list(PAPER)  # the generated world draws from these lists in this order
-    assert all(harmonize(n) == harmonize(n, 'corine') == (l,) for n, l in PAIRS)
+    assert all(harmonize(n) == harmonize(n, 'corine') == (label,) for n, label in PAIRS)
 
 
 def test_corine_has_both_its_codes():
     table = label_codes('corine')
     by_name = dict(PAIRS)
-    assert [c for c, _, l in NOMENCLATURES['corine'] if l] == CLC
+    assert [c for c, _, label in NOMENCLATURES['corine'] if label] == CLC
     assert [table[c] for c in CLC] == [table[i] for i in range(1, 45)] == [by_name[n] for n in names('corine')[:44]]
     assert (
         table[213] == 'flooded vegetation'
@@ -263,7 +269,7 @@ def test_corine_has_both_its_codes():
         and table[422] == 'bare'
         and table[334] == 'burned area'
     )
-    assert {c for c, l in table.items() if not l} == {999, 990, 995, 48, 49, 50, 255}
+    assert {c for c, label in table.items() if not label} == {999, 990, 995, 48, 49, 50, 255}
 
 
 def test_bigearthnet():
@@ -272,23 +278,23 @@ def test_bigearthnet():
     common = pytest.importorskip('bigearthnet_common.constants')  # the lists as its authors' package has them
     assert names('bigearthnet-43') == list(common.OLD_LABELS_ORIGINAL_ORDER)
     assert names('bigearthnet-19') == list(common.NEW_LABELS_ORIGINAL_ORDER)
-    assert {str(c): n for c, n, l in NOMENCLATURES['corine'] if l} == common.CLC_CODE_TO_CLC_LV3
+    assert {str(c): n for c, n, label in NOMENCLATURES['corine'] if label} == common.CLC_CODE_TO_CLC_LV3
 
 
 @pytest.mark.parametrize('k', CODES)
 def test_every_code(k):
     assert label_codes(k) == CODES[k]
-    assert all(harmonize(n, k) == ((l,) if l else ()) for _, n, l in NOMENCLATURES[k])
+    assert all(harmonize(n, k) == ((label,) if label else ()) for _, n, label in NOMENCLATURES[k])
 
 
 def test_no_name_means_two_things():
     said = {}
     for k, es in NOMENCLATURES.items():
-        for _, n, l in es:
-            if l:
-                said.setdefault(''.join(filter(str.isalnum, n.lower())), set()).add(l)
+        for _, n, label in es:
+            if label:
+                said.setdefault(''.join(filter(str.isalnum, n.lower())), set()).add(label)
     assert not {n: ls for n, ls in said.items() if len(ls) > 1}
-    assert set(RAW.values()) == set(LABELS) and all(RAW[l] == l for l in LABELS)
+    assert set(RAW.values()) == set(LABELS) and all(RAW[label] == label for label in LABELS)
     assert not {'true', 'false', 'no change', 'clouds'} & set(RAW)
 
 
@@ -299,23 +305,23 @@ def test_json_booleans_are_codes():
 # ---- spellings
 
 LAND = [
-    (k, n, l)
+    (k, n, label)
     for k, es in NOMENCLATURES.items()
-    for _, n, l in es
-    if l and k not in ('sen12flood', 'mmflood', 'cabuar', 'quakeset')
+    for _, n, label in es
+    if label and k not in ('sen12flood', 'mmflood', 'cabuar', 'quakeset')
 ]
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(LAND), st.data())
 def test_case_spaces_and_punctuation_do_not_matter(entry, data):
-    k, n, l = entry
+    k, n, label = entry
     mark = st.sampled_from([' ', '  ', '-', '_', '/', ', ', '.', '\t', ' · ', '\u00a0'])
     parts = ''.join(c if c.isalnum() else ' ' for c in n).split()
     s = ''.join(
         data.draw(mark) + ''.join(data.draw(st.sampled_from([c.lower(), c.upper()])) for c in p) for p in parts
     ) + data.draw(mark)
-    assert harmonize(s) == harmonize(s, k) == harmonize([s, n]) == (l,)
+    assert harmonize(s) == harmonize(s, k) == harmonize([s, n]) == (label,)
 
 
 def test_camel_case_and_variants():
@@ -323,7 +329,7 @@ def test_camel_case_and_variants():
     assert harmonize('BroadLeavedForest') == ('trees',) and harmonize('shrub_and_scrub') == harmonize(
         'Shrub & Scrub'
     ) == harmonize('shrub') == ('shrub and scrub',)
-    for n, l in {
+    for n, label in {
         'Natural grasslands': 'grass',
         'Bare rocks': 'bare',
         'Peat bogs': 'flooded vegetation',
@@ -332,8 +338,8 @@ def test_camel_case_and_variants():
         'Land principally occupied by agriculture with significant areas of natural vegetation': 'crops',
         'burnt area': 'burned area',
     }.items():
-        assert harmonize(n) == harmonize(n, 'CORINE') == (l,), n
-    for n, l in {
+        assert harmonize(n) == harmonize(n, 'CORINE') == (label,), n
+    for n, label in {
         'Built Area': 'built',
         'Bare Ground': 'bare',
         'Snow & Ice': 'snow and ice',
@@ -341,7 +347,7 @@ def test_camel_case_and_variants():
         'Flooding': 'flooded area',
         'earthquake': 'earthquake damage',
     }.items():
-        assert harmonize(n) == (l,)
+        assert harmonize(n) == (label,)
 
 
 @settings(max_examples=100, deadline=None)
@@ -349,7 +355,7 @@ def test_camel_case_and_variants():
 def test_harmonizing_twice_and_any_order(some, rnd):
     once = harmonize(some)
     assert harmonize(once) == once and harmonize(rnd.sample(some, len(some))) == once == harmonize(some + some)
-    assert list(once) == [l for l in LABELS if l in once] and once == tuple(labels_of(multihot([once])[0]))
+    assert list(once) == [label for label in LABELS if label in once] and once == tuple(labels_of(multihot([once])[0]))
 
 
 # ---- bad input
@@ -435,9 +441,9 @@ def test_nomenclatures():
 # ---- maps of codes
 
 
-def plain_labels_by_area(codes, k, least):
+def plain_labels_by_area(codes, k, frac):
     "A loop over pixels."
-    found, seen = {l: 0 for l in LABELS}, 0
+    found, seen = {label: 0 for label in LABELS}, 0
     for row in codes.tolist():
         for c in row:
             if c in NOTHING.get(k, ()):
@@ -445,7 +451,7 @@ def plain_labels_by_area(codes, k, least):
             seen += 1
             if CODES[k][c]:
                 found[CODES[k][c]] += 1
-    return tuple(l for l in LABELS if found[l] and found[l] / seen >= least)
+    return tuple(label for label in LABELS if found[label] and found[label] / seen >= frac)
 
 
 @settings(max_examples=150, deadline=None)
@@ -457,16 +463,16 @@ def plain_labels_by_area(codes, k, least):
     st.sampled_from([0.001, 0.01, 0.05, 0.1, 0.125, 0.25, 0.5, 1.0]),
     st.sampled_from(['uint8', 'int16', 'float32']),
 )
-def test_labels_by_area(k, seed, h, w, least, dtype):
+def test_labels_by_area(k, seed, h, w, frac, dtype):
     rng = np.random.default_rng(seed)
     codes = rng.choice(rng.permutation(list(CODES[k]))[: rng.integers(1, 5)], (h, w)).astype(dtype)
-    want = plain_labels_by_area(codes, k, least)
-    assert labels_by_area(codes, k, least) == want == labels_by_area(codes.T[::-1], k, least)
+    want = plain_labels_by_area(codes, k, frac)
+    assert labels_by_area(codes, k, frac) == want == labels_by_area(codes.T[::-1], k, frac)
     hole = np.ma.masked_array(np.vstack([codes, codes]), np.repeat([False, True], h)[:, None].repeat(w, 1))
-    assert labels_by_area(hole, k, least) == want
-    assert labels_by_area(np.vstack([codes, np.full_like(codes, 77)]), k, least, nodata=77) == want
+    assert labels_by_area(hole, k, frac) == want
+    assert labels_by_area(np.vstack([codes, np.full_like(codes, 77)]), k, frac, nodata=77) == want
     if dtype == 'float32':
-        assert labels_by_area(np.vstack([codes, np.full_like(codes, np.nan)]), k, least) == want
+        assert labels_by_area(np.vstack([codes, np.full_like(codes, np.nan)]), k, frac) == want
 
 
 def test_the_limit_is_inclusive():
@@ -502,8 +508,8 @@ def test_bad_maps():
     says(lambda: labels_by_area(x, None), 'use one of')
     for bad in (x[0], x[None], np.array([['a']]), 5, None):
         says(lambda: labels_by_area(bad, 'worldcover'), 'rows, columns')
-    for least in (0, -1, 1.5, 5, float('nan')):
-        says(lambda: labels_by_area(x, 'worldcover', least), 'least')
+    for frac in (0, -1, 1.5, 5, float('nan')):
+        says(lambda: labels_by_area(x, 'worldcover', frac), 'min_frac')
     with pytest.raises(InputError):
         labels_by_area(np.full((2, 2), 600), 'corine')
 
@@ -530,7 +536,11 @@ def test_phrase_keeps_its_forms():
 
 def test_synonyms_belong_to_one_label():
     words = [w for ws in SYNONYMS.values() for w in ws]
-    assert tuple(SYNONYMS) == LABELS and len(words) == len(set(words)) and all(ws[0] == l for l, ws in SYNONYMS.items())
+    assert (
+        tuple(SYNONYMS) == LABELS
+        and len(words) == len(set(words))
+        and all(ws[0] == label for label, ws in SYNONYMS.items())
+    )
     assert TEMPLATES[0] == '{}' and all(t.count('{}') == 1 for t in TEMPLATES) and len(set(TEMPLATES)) == len(TEMPLATES)
 
 
@@ -541,7 +551,7 @@ def test_say_adds_and_drops_nothing(ls, seed):
     assert text == reword(random.Random(seed).sample(ls, len(ls)), seed) == reword(ls, np.random.default_rng(seed))
     said = {
         ' and '.join(filter(None, [', '.join(o[:-1]), o[-1]]))
-        for ws in itertools.product(*(SYNONYMS[l] for l in ls))
+        for ws in itertools.product(*(SYNONYMS[label] for label in ls))
         for o in itertools.permutations(ws)
     }
     assert any(t.format(b) == text for t in TEMPLATES for b in said)
@@ -566,7 +576,7 @@ def test_public_names():
         'labels_by_area',
         'caption',
         'phrase',
-        'say',
+        'reword',
         'multihot',
         'labels_of',
     } <= set(module.__all__)

@@ -1,4 +1,4 @@
-"What stored numbers are: made-up ground in every form, hypothesis for the arithmetic, and real scenes where they lie beside the checkout."
+"Stored numbers: made-up ground in every form, hypothesis for the arithmetic, real scenes where they are at hand."
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from closp_nb.core import InputError
+from closp_nb.core import NotFoundError
 from closp_nb.sensors import S1, S2, S2L1C, S2RGB, Tile, sensor
 from closp_nb.units import select_bands, as_sensor, guess_unit, offset_in, to_unit
 
@@ -38,7 +38,7 @@ def test_bands_find_their_places(order):
 def test_thirteen_bands_and_back():
     t = Tile('t', S2, light(1))
     assert (as_sensor(as_sensor(t, S2L1C), S2).pixels == t.pixels).all()
-    with pytest.raises(InputError, match='missing'):
+    with pytest.raises(NotFoundError, match='missing'):
         as_sensor(Tile('t', S2RGB, light(1)[[3, 2, 1]]), S2)
 
 
@@ -78,11 +78,11 @@ def test_real_scenes(name, l2a, l1c):
 
     with rasterio.open(REAL / 'S1RTC' / f'{name}.tif') as d:
         db = d.read()
-    assert guess_unit(db, S1).kind == 'dB'
+    assert guess_unit(db, S1).unit == 'dB'
     for r in (0, 104):
-        assert guess_unit(10 ** (db[:, r : r + 120, r : r + 120] / 10), S1).kind == 'linear'
-        assert guess_unit(10 ** (db[:, r : r + 120, r : r + 120] / 20), S1).kind == 'amplitude'
+        assert guess_unit(10 ** (db[:, r : r + 120, r : r + 120] / 10), S1).unit == 'linear'
+        assert guess_unit(10 ** (db[:, r : r + 120, r : r + 120] / 20), S1).unit == 'amplitude'
     for level, s, want in (('S2L2A', S2, l2a), ('S2L1C', S2L1C, l1c)):
         with rasterio.open(REAL / level / f'{name}.tif') as d:
             x = d.read().astype(float)
-        assert guess_unit(x, s).kind == 'DN' and offset_in(x, s.names)[::2] == (want, True)
+        assert guess_unit(x, s).unit == 'DN' and offset_in(x, s.names)[::2] == (want, True)

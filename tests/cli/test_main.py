@@ -1,187 +1,255 @@
-"The command line from end to end on a small world, as a user runs it: in processes of its own."
+"The door: from words to a call, from an error to one line."
 
-import json, os, signal, subprocess, sys, time
+import inspect
+import subprocess
+import sys
 
-import h5py
-import pandas as pd
 import pytest
+from commandline import ENV, SMALL, closp, one_line
 
-SMALL = ['--n', '240', '--epochs', '2', '--offline', '--workers', '1']
+from closp_nb.cli import main as room
+from closp_nb.cli.main import COMMANDS, make_parser, normalize_words, to_shell
+from closp_nb.core import InputError, MissingDependencyError, NotFoundError, check_writable
+
+# ---- help
 
 
-def closp(*argv, cwd, cache, **kw):
-    env = os.environ | {'XDG_CACHE_HOME': str(cache), 'HF_HUB_OFFLINE': '1'}
-    return subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main.main', *argv],
-        cwd=cwd,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        **kw,
+def test_help_lists_every_command(shell):
+    code, said, err = shell('--help')
+    assert code == 0 and not err
+    for name, f in COMMANDS.items():
+        assert name in said and f.__doc__ in said
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_help_is_complete(name, capsys):
+    "Every parameter is an option or a word, and says what it is."
+    with pytest.raises(SystemExit) as done:
+        make_parser(name).parse_args(['--help'])
+    assert done.value.code == 0 and COMMANDS[name].__doc__ in ' '.join(capsys.readouterr().out.split())
+    actions = {a.dest: a for a in make_parser(name)._actions}
+    for p in inspect.signature(COMMANDS[name]).parameters:
+        assert p in actions and len(actions[p].help.partition(' (default')[0]) > 4, f'{name}: say what {p} is'
+
+
+def test_help_loads_no_heavy_library():
+    heavy = 'torch fastai faiss rasterio ipywidgets geopandas h5py pandas scipy matplotlib'.split()
+    code = (
+        f'import sys; from closp_nb.cli.main import run_command; run_command(["search", "--near"]); '
+        f'run_command([]); print("loaded:", *[m for m in {heavy} if m in sys.modules])'
     )
+    done = subprocess.run([sys.executable, '-c', code], env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip().endswith('loaded:'), done.stdout + done.stderr
 
 
-def refused(done, *words):
-    "One line on standard error that names the mend, and no traceback."
-    lines = [
-        l
-        for l in done.stderr.strip().splitlines()
-        if l.strip() and not l.startswith(('scan', 'embed', 'catalog', 'world', 'train'))
-    ]
-    assert done.returncode in (1, 2) and 'Traceback' not in done.stderr + done.stdout, done.stderr
-    assert len(lines) == 1 and lines[0].startswith('closp: '), done.stderr
-    for w in words:
-        assert w in lines[0], lines[0]
+# ---- words
 
 
-@pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    "A folder in which the demo has run once."
-    d = tmp_path_factory.mktemp('closp')
-    done = closp('demo', '--out', 'demo', *SMALL, cwd=d, cache=d / 'cache')
-    assert done.returncode == 0, done.stderr[-3000:]
-    return d, done
+def test_hyphens_and_underscores_are_one(shell):
+    options = room._options(make_parser('search'))
+    for word in ('--max-cloud', '--max_cloud'):
+        args = make_parser('search').parse_args(normalize_words(['x', word, '.5'], options))
+        assert args.max_cloud == 0.5
+    args = make_parser('demo').parse_args(normalize_words(['--text-encoder=tiny'], ['--text_encoder']))
+    assert args.text_encoder == 'tiny'
+    code, _, err = shell('search', 'x', '--max-clouds', '.5')
+    assert code == 1 and '--max_clouds' in one_line(err) and 'closp search --help' in err
 
 
-def test_demo_leaves_what_it_promises(place):
-    d, done = place
-    names = {p.name for p in (d / 'demo').iterdir()}
-    assert names >= {
-        'world',
-        'model',
-        'index',
-        'results.csv',
-        'summary.csv',
-        'map.png',
-        'hits_burned_forest.png',
-        'hits_flooded_area_near_water.png',
-        'hits_built-up_area_seen_by_radar.png',
-    }
-    for n in names:
-        assert f'wrote demo/{n}' in done.stdout.replace(os.sep, '/'), n
-    assert (
-        json.loads((d / 'demo' / 'index' / 'index.json').read_text())['fingerprint']
-        == json.loads((d / 'demo' / 'model' / 'model.json').read_text())['fingerprint']
-    )
-    assert not [p for p in d.iterdir() if p.name.startswith('.')], 'nothing half-written is left'
+def test_a_minus_is_a_number(shell):
+    options = room._options(make_parser('search'))
+    assert normalize_words(['x', '--near', '-122,38,50'], options) == ['x', '--near=-122,38,50']
+    assert normalize_words(['x', '--k', '-3'], options) == ['x', '--k', '-3']
+    code, _, err = shell('search', 'x', '--location', '-50')
+    assert code == 1 and one_line(err).endswith("--location lon,lat takes 2 numbers; got '-50'")
 
 
-def test_demo_world_is_a_corpus(place):
-    d, _ = place
-    meta = pd.read_parquet(d / 'demo' / 'world' / 'metadata.parquet')
-    assert (
-        len(meta) == 240 and set(meta.split) == {'train', 'corpus'} and abs((meta.split == 'train').mean() - 0.2) < 0.03
-    )
-    with h5py.File(d / 'demo' / 'world' / 'crisislandmark.h5') as f:
-        for key in meta.key[:20]:
-            assert f[key]['image'].shape[1:] == (120, 120) and f[key]['coords'].shape == (2, 120, 120)
+def test_lists_and_optional_numbers():
+    assert make_parser('compare').parse_args(['a', 'b', '--out', 'c']).folders == ['a', 'b']
+    assert make_parser('demo').parse_args([]).epochs is None
+    assert make_parser('demo').parse_args(['--epochs', '3']).epochs == 3
+    with pytest.raises(InputError, match="--epochs: invalid int value: 'two'; closp demo --help tells"):
+        make_parser('demo').parse_args(['--epochs', 'two'])
 
 
-def test_results_have_floors_and_both_archives(place):
-    d, _ = place
-    r = pd.read_csv(d / 'demo' / 'results.csv')
-    assert set(r.archive) == {'world', 'real'} and set(r.gallery) == {'Sentinel-1', 'Sentinel-2', 'both'}
-    assert {'nDCG@10', 'nDCG@100', 'nDCG@1000', 'P@10', 'mAP'} == set(r.metric)
-    scores = r[['value', 'random', 'untrained']].stack().dropna()  # no value where a gallery holds nothing right
-    assert scores.between(0, 1).all() and len(scores) > 1000
-
-
-def test_real_tiles_never_train(place):
-    from closp_nb.data.catalog import Catalog
-
-    d, _ = place
-    rows = Catalog.load(d / 'demo' / 'index' / 'rows.parquet').frame
-    assert set(rows.split) == {'corpus'} and (rows.source == 'bigearthnet-v1').sum() == 12
-
-
-def test_same_seed_same_results(place):
-    d, _ = place
-    done = closp('demo', '--out', 'twin', *SMALL, cwd=d, cache=d / 'cache')
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert (d / 'twin' / 'results.csv').read_bytes() == (d / 'demo' / 'results.csv').read_bytes()
-
-
-def test_taken_folder_is_refused(place):
-    d, _ = place
-    before = (d / 'demo' / 'results.csv').read_bytes()
-    refused(closp('demo', '--out', 'demo', *SMALL, cwd=d, cache=d / 'cache'), '--force')
-    assert (d / 'demo' / 'results.csv').read_bytes() == before
-
-
-def test_search_and_index(place):
-    d, _ = place
-    done = closp('search', 'flooded area seen by radar', '--save', 'hits.geojson', cwd=d, cache=d / 'cache')
-    assert done.returncode == 0 and ' s2 ' not in done.stdout and (d / 'hits.geojson').exists(), done.stderr
-    assert closp('index', 'demo/world/geotiff', '--out', 'mine', cwd=d, cache=d / 'cache').returncode == 0
-    assert closp('search', 'water', '--index', 'mine', cwd=d, cache=d / 'cache').returncode == 0
+# ---- messages
 
 
 @pytest.mark.parametrize(
+    'message,said',
+    [
+        ('say overwrite=True to replace it', 'say --force to replace it'),
+        ('read with workers=2, or (workers=4)', 'read with --workers 2, or (--workers 4)'),
+        ('lower min_frac=.05.', 'lower --min_frac .05.'),
+        ('choose workers=...', 'choose --workers ...'),
+        ('on land, location=(12.5, 41.9)', 'on land, --location 12.5,41.9'),
+        ('location=lon,lat takes 2', '--location lon,lat takes 2'),
+        ("bands=('B02',) or bands=['B02', 'B03']", '--bands B02 or --bands B02,B03'),
+        ("change='epoch=2' is none", '--change epoch=2 is none'),
+        ("change='a b' is none", "--change 'a b' is none"),
+        ('say replace=False', 'say no --replace'),
+        # what stays: names that the command does not have, paths, quotations, options
+        ('name it with model=FOLDER', 'name it with model=FOLDER'),
+        ('a/workers=2/x.tif is damaged', 'a/workers=2/x.tif is damaged'),
+        ("no band 'workers=2'", "no band 'workers=2'"),
+        ('--workers=2 is too few', '--workers=2 is too few'),
+        ('a == b and workers = 2', 'a == b and workers = 2'),
+    ],
+)
+def test_messages_name_options(message, said):
+    options = ['--force', '--workers', '--min_frac', '--location', '--bands', '--change', '--replace']
+    assert to_shell(message, options) == said
+
+
+def test_only_the_command_that_runs_is_meant(monkeypatch, shell, tmp_path):
+    def count(out: str = 'x'):
+        "Count."
+        check_writable(out)
+
+    monkeypatch.setitem(COMMANDS, 'search', count)
+    (tmp_path / 'taken').mkdir()
+    (tmp_path / 'taken' / 'file').write_text('x')
+    code, _, err = shell('search', '--out', str(tmp_path / 'taken'))
+    assert code == 1 and 'overwrite=True' in one_line(err)  # this one has no --force
+    code, _, err = shell('corpus', 'show', str(tmp_path), '--out', str(tmp_path / 'taken'))
+    assert code == 1 and 'overwrite=True' not in err
+
+
+# ---- errors
+
+
+def failing(error):
+    def command(
+        k: int = 1,  # a number
+    ):
+        "Fail."
+        raise error
+
+    return command
+
+
+def test_own_errors_are_one_line(monkeypatch, shell):
+    missing = MissingDependencyError("training needs fastai; pip install 'closp_nb[train]'")
+    for error in (InputError('no k=1; choose k=2'), NotFoundError('a is not there'), missing):
+        monkeypatch.setitem(COMMANDS, 'search', failing(error))
+        code, _, err = shell('search')
+        assert code == 1 and one_line(err) == 'closp: ' + str(error).replace('k=1', '--k 1').replace('k=2', '--k 2')
+
+
+def test_a_bug_shows_as_a_bug(monkeypatch, shell):
+    for error in (ZeroDivisionError('division by zero'), KeyError('split'), ValueError('shapes'), ImportError('x')):
+        monkeypatch.setitem(COMMANDS, 'search', failing(error))
+        with pytest.raises(type(error)):
+            shell('search')
+
+
+def test_a_bug_has_a_traceback_in_a_process_of_its_own(tmp_path):
+    code = (
+        'from closp_nb.cli import main as room\n'
+        'def search():\n    "Fail."\n    1 / 0\n'
+        "room.COMMANDS['search'] = search\n"
+        "import sys; sys.argv = ['closp', 'search']; room.main()"
+    )
+    path = tmp_path / 'bug.py'
+    path.write_text(code)
+    done = subprocess.run([sys.executable, str(path)], env=ENV, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and 'Traceback' in done.stderr and 'ZeroDivisionError' in done.stderr
+
+
+def test_what_the_system_refuses_is_one_line(monkeypatch, shell):
+    monkeypatch.setitem(COMMANDS, 'search', failing(PermissionError(13, 'Permission denied', 'a.tif')))
+    code, _, err = shell('search')
+    assert code == 1 and one_line(err).startswith('closp: a.tif: Permission denied; check the path')
+    monkeypatch.setitem(COMMANDS, 'search', failing(KeyboardInterrupt()))
+    code, _, err = shell('search')
+    assert code == 1 and one_line(err) == 'closp: stopped; nothing half-written is left'
+
+
+def test_a_note_of_an_error_is_told(monkeypatch, shell):
+    error = InputError('no band')
+    error.add_note("the self-test failed at 'world'")
+    monkeypatch.setitem(COMMANDS, 'doctor', failing(error))
+    assert one_line(shell('doctor')[2]) == "closp: no band; the self-test failed at 'world'"
+
+
+@pytest.mark.slow
+def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path):
+    code = (
+        "import sys; sys.modules['fastai'] = sys.modules['fastai.callback.core'] = None; "
+        "from closp_nb.cli import main as room; "
+        "room.extra_of = lambda n: 'train' if n.startswith('fastai') else ''; "
+        "sys.exit(room.run_command(['demo', '--out', 'd', '--n', '24', '--offline']))"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300
+    )
+    line = one_line(done.stderr)
+    assert done.returncode == 1 and 'fastai' in line and "pip install 'closp_nb[train]'" in line
+    assert not list(tmp_path.iterdir())
+
+
+# ---- on the folder of a demo
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('demo')
+def test_taken_folder_is_refused(demo):
+    d, _ = demo
+    before = (d / 'demo' / 'results.csv').read_bytes()
+    done = closp('demo', '--out', 'demo', *SMALL, cwd=d, cache=d / 'cache')
+    assert done.returncode == 1 and '--force' in one_line(done.stderr)
+    assert (d / 'demo' / 'results.csv').read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('demo')
+def test_search_and_index(demo, shell, monkeypatch, tmp_path):
+    d, _ = demo
+    monkeypatch.chdir(d)
+    hits, mine = str(tmp_path / 'hits.geojson'), str(tmp_path / 'mine')
+    code, said, err = shell('search', 'flooded area seen by radar', '--save', hits)
+    assert code == 0 and ' s2 ' not in said and (tmp_path / 'hits.geojson').exists(), err
+    code, _, err = shell('search', 'water', '--save', hits)
+    assert code == 1 and '--force' in one_line(err)
+    assert shell('search', 'water', '--save', hits, '--force')[0] == 0
+    assert shell('index', 'demo/world/geotiff', '--out', mine)[0] == 0
+    assert shell('search', 'water', '--index', mine)[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group('demo')
+@pytest.mark.parametrize(
     'argv,words',
     [
-        (['demo', '--out', 'x', '--towers', 'resnet5'], ['tiny', 'resnet50']),
+        (['demo', '--out', 'x', '--image_encoder', 'resnet5'], ['tiny', 'resnet50']),
         (['demo', '--out', 'x', '--n', '1'], ['at least 2']),
         (['demo', '--out', 'x', '--n', '20'], ['too few']),
         (['demo', '--out', 'x', '--epochs', '0'], ['epoch']),
         (['demo', '--out', 'x', '--tiles', 'nowhere', '--n', '40'], ['nowhere', 'check the path']),
+        (['train', 'nowhere', '--change', 'text=tiny'], ['--change text=tiny', 'text_encoder', 'valid_frac']),
+        (['train', 'nowhere', '--change', 'epochs=two'], ['--change epochs=two', 'int']),
+        (['train', 'demo/world', '--out', 'demo', '--force'], ['holds what is to be read']),
         (['search', 'flood', '--index', 'nowhere'], ['no index folder']),
         (['search', ' ', '--index', 'demo/index'], ['empty']),
-        (['search', 'flood', '--bbox', '1,2,3'], ['west']),
+        (['search', 'flood', '--bbox', '1,2,3'], ['--bbox west']),
         (['search', 'flood', '--since', 'someday'], ['2021-07-31']),
         (['search', 'flood', '--sensor', 's3'], ['s1, s2']),
+        (['search', 'flood', '--weight', '.3'], ['--weight 0.3', '--location lon,lat']),
+        (['search', '--near', '90,23.5,500'], ['--location lon,lat', '--near lon,lat,km']),
         (['index', 'nowhere'], ['not a folder']),
+        (['remove', 'demo/index', 'unknown'], ['unknown']),
         (['sample'], ['samples']),
+        (['corpus', 'chek', 'demo'], ['corpus check']),
     ],
     ids=lambda v: '_'.join(v)[:40],
 )
-def test_user_errors(place, argv, words):
-    d, _ = place
-    argv = argv + (['--offline', '--workers', '1', '--text', 'tiny'] if argv[0] == 'demo' else [])
-    refused(closp(*argv, cwd=d, cache=d / 'cache'), *words)
+def test_user_errors(demo, shell, monkeypatch, argv, words):
+    d, _ = demo
+    monkeypatch.chdir(d)
+    argv = argv + (['--offline', '--workers', '1', '--text_encoder', 'tiny'] if argv[0] == 'demo' else [])
+    code, said, err = shell(*argv)
+    line = one_line(err)
+    assert code == (2 if argv[0] in ('sample', 'corpus') else 1)
+    for w in words:
+        assert w in line, line
     assert not (d / 'x').exists() and not (d / '.x.part').exists()
-
-
-def test_a_kill_leaves_nothing_half(tmp_path):
-    "Stopped in the middle, the demo leaves no output folder, and a second run with the same name works."
-    env = os.environ | {'XDG_CACHE_HOME': str(tmp_path / 'cache')}
-    p = subprocess.Popen(
-        [
-            sys.executable,
-            '-m',
-            'closp_nb.cli.main.main',
-            'demo',
-            '--out',
-            'demo',
-            '--n',
-            '2000',
-            '--offline',
-            '--workers',
-            '1',
-            '--text',
-            'tiny',
-        ],
-        cwd=tmp_path,
-        env=env,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    end = time.time() + 120
-    while not (tmp_path / '.demo.part').exists() and time.time() < end:
-        time.sleep(0.2)
-    time.sleep(2)
-    assert p.poll() is None, 'the demo ended before it could be killed'
-    p.send_signal(signal.SIGKILL)
-    p.wait()
-    assert not (tmp_path / 'demo').exists()
-    done = closp('demo', '--out', 'demo', '--text', 'tiny', *SMALL, cwd=tmp_path, cache=tmp_path / 'cache')
-    assert (
-        done.returncode == 0 and (tmp_path / 'demo' / 'results.csv').exists() and not (tmp_path / '.demo.part').exists()
-    ), done.stderr[-2000:]
-
-
-def test_a_library_that_is_missing_is_named_with_its_extra(tmp_path):
-    code = "import sys; sys.modules['fastai'] = sys.modules['fastai.callback.core'] = None; from closp_nb import cli; cli.extra_of = lambda n: 'train' if n.startswith('fastai') else ''; sys.exit(cli.run(['demo', '--out', 'd', '--n', '24', '--offline']))"
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    refused(done, 'fastai', "pip install 'closp_nb[train]'")
-    assert not list(tmp_path.iterdir())

@@ -1,6 +1,9 @@
-"Catalogs: what is saved comes back, wherever the folder went and whoever wrote it; and the benchmark of loading, in small."
+"Catalogs: what is saved comes back, wherever the folder went, whoever wrote it; the benchmark of loading, in small."
 
-import re, shutil, subprocess, sys
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import geopandas as gpd
@@ -12,14 +15,14 @@ import pytest
 import rasterio
 from shapely.geometry import Point, box
 
-from closp_nb.data.catalog import Catalog, pixel_hash, scan, tile_row, to_catalog
-from closp_nb.geodesy import footprint
-from closp_nb.core import InputError
+from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
+from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash, tile_row, to_catalog
+from closp_nb.data.hdf5 import close_corpora, corpus_about, read_array, tile_at, write_corpus
+from closp_nb.data.rasters import open_raster, read_bands, read_geotiff, write_geotiff
+from closp_nb.geodesy import footprint, from_lonlat, to_lonlat
 from closp_nb.sensors import S1, S2, Tile
-from closp_nb.geodesy import from_lonlat, to_lonlat
-from closp_nb.data.rasters import open_raster, write_geotiff
 
-BENCH = Path(__file__).resolve().parent / 'benchmarks' / 'bench_catalog.py'
+BENCH = Path(__file__).resolve().parents[1] / 'benchmarks' / 'bench_catalog.py'
 WHERE = dict(crs='EPSG:32632', bounds=(600_000.0, 5_300_000.0, 601_200.0, 5_301_200.0), lonlat=(10.3435, 47.8512))
 
 
@@ -97,26 +100,93 @@ def test_other_writers(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'spoil,words',
+    'spoil,kind,words',
     [
-        (lambda p, f: p.write_bytes(b'PAR1 not really'), 'not a catalog'),
-        (lambda p, f: pd.DataFrame(f.drop(columns='geometry')).to_parquet(p), 'lacks geometry'),
-        (lambda p, f: f.drop(columns='key').to_parquet(p), 'lacks key'),
+        (lambda p, f: p.write_bytes(b'PAR1 not really'), DamagedError, 'not a catalog'),
+        (lambda p, f: pd.DataFrame(f.drop(columns='geometry')).to_parquet(p), IncompatibleError, 'lacks geometry'),
+        (lambda p, f: f.drop(columns='key').to_parquet(p), IncompatibleError, 'lacks key'),
         (
             lambda p, f: pq.write_table(
                 pa.table(dict(f.drop(columns='geometry').astype(object), geometry=[b'nonsense'] * 3)), p
             ),
+            DamagedError,
             'not a catalog',
         ),
     ],
     ids=range(4),
 )
-def test_what_is_no_catalog(tmp_path, spoil, words):
+def test_what_is_no_catalog(tmp_path, spoil, kind, words):
     path = tmp_path / 'catalog.parquet'
     spoil(path, to_catalog(rows(3, tmp_path)).frame)
-    with pytest.raises(InputError, match=words) as e:
+    with pytest.raises(kind, match=words) as e:
         Catalog.load(path)
     assert '\n' not in str(e.value)
+
+
+def test_each_refusal_has_its_kind(tmp_path):
+    for missing in (
+        lambda: Catalog.load(tmp_path / 'none.parquet'),
+        lambda: open_catalog(tmp_path),
+        lambda: Catalog.from_rasters(tmp_path / 'none'),
+        lambda: Catalog.from_rasters(tmp_path),
+        lambda: corpus_catalog(tmp_path),
+        lambda: read_geotiff(tmp_path / 'none.tif'),
+    ):
+        with pytest.raises(NotFoundError) as e:
+            missing()
+        assert '\n' not in str(e.value)
+    write_geotiff(tile(S1), tmp_path / 'radar.tif')
+    with pytest.raises(NotFoundError, match='radar.tif: Sentinel-2 needs'):
+        read_geotiff(tmp_path / 'radar.tif', S2)
+    with pytest.raises(NotFoundError, match='missing: B01'):
+        read_bands([scene(tmp_path / 'p' / 'p_B02.tif', 120, 120, bands=('B02',))])
+    (tmp_path / 'labels.csv').write_bytes(b'path,labels\n\xff\xfe,x\n')
+    with pytest.raises(DamagedError, match='labels.csv is no table'):
+        Catalog.from_rasters(tmp_path, progress=False)
+    (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
+    with pytest.raises(DamagedError, match='fetch it again'):
+        corpus_catalog(tmp_path)
+
+
+def test_a_bug_is_no_damaged_catalog(tmp_path, monkeypatch):
+    "What the file has no part in must come out as it is."
+    write_geotiff(tile(), tmp_path / 'a.tif')
+    cat, _ = Catalog.from_rasters(tmp_path, progress=False)
+    cat.save(tmp_path / 'catalog.parquet')
+    for place in ('_shared', '_as_we_write', '_whole'):
+        with monkeypatch.context() as m:
+            m.setattr(f'closp_nb.data.catalog.{place}', lambda *a: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                Catalog.load(tmp_path / 'catalog.parquet')
+    for place in ('data.catalog.pixel_hash', 'data.rasters.read_raster', 'data.catalog.tile_grid'):
+        with monkeypatch.context() as m:
+            m.setattr(f'closp_nb.{place}', lambda *a, **kw: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                Catalog.from_rasters(tmp_path, progress=False)
+
+
+def test_a_bug_is_no_damaged_corpus(tmp_path, monkeypatch):
+    where = WHERE | dict(lonlat=(np.nan, np.nan))
+    main = write_corpus(tmp_path / 'corpus', [tile(id='own2_a', **where)]) / 'crisislandmark.h5'
+    with monkeypatch.context() as m:
+        m.setattr('closp_nb.data.hdf5._shard', lambda *a: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            read_array(main, 'own2_a', 'image')
+    with pytest.raises(InputError, match='mine'), tile_at(main, 'own2_a'):
+        raise InputError('mine')
+    with pytest.raises(NotFoundError, match='mine'), tile_at(main, 'own2_a'):
+        raise NotFoundError('mine')
+    with pytest.raises(NotFoundError, match="no tile 'own2_b'"):
+        corpus_about(main, 'own2_b')
+    close_corpora()
+    (tmp_path / 'corpus' / 'own2.h5').unlink()
+    with pytest.raises(NotFoundError, match='own2.h5 is not there'):
+        read_array(main, 'own2_a', 'image')
+    main.write_bytes(b'HDF')
+    close_corpora()
+    with pytest.raises(DamagedError, match='cannot be opened'):
+        read_array(main, 'own2_a', 'image')
+    close_corpora()
 
 
 def test_a_damaged_shape_is_named(tmp_path):
@@ -129,7 +199,7 @@ def test_a_damaged_shape_is_named(tmp_path):
         ).replace_schema_metadata(t.schema.metadata),
         path,
     )
-    with pytest.raises(InputError, match='damaged geometry'):
+    with pytest.raises(DamagedError, match='damaged geometry'):
         Catalog.load(path).frame
 
 
@@ -144,20 +214,20 @@ def test_fingerprints():
 
 
 @pytest.mark.parametrize('crs', ['EPSG:32760', 'EPSG:32701', 'EPSG:3832', 'EPSG:4326'])
-@pytest.mark.parametrize('share', [0, 0.25, 0.5, 1])
-def test_the_date_line(crs, share):
-    "A tile in Fiji of which this share lies east of the line, in four projections."
+@pytest.mark.parametrize('frac', [0, 0.25, 0.5, 1])
+def test_the_date_line(crs, frac):
+    "A tile in Fiji of which this part lies east of the line, in four projections."
     side = 0.01 if crs == 'EPSG:4326' else 1200
     x, y = (180, -16.8) if crs == 'EPSG:4326' else from_lonlat(180, -16.8, crs)
-    bounds = (x - side * (1 - share), y - side / 2, x + side * share, y + side / 2)
+    bounds = (x - side * (1 - frac), y - side / 2, x + side * frac, y + side / 2)
     g = footprint(bounds, crs)
     parts = list(getattr(g, 'geoms', [g]))
     assert g.is_valid and all(
         -180 <= p.bounds[0] < p.bounds[2] <= 180 and p.bounds[2] - p.bounds[0] < 0.02 for p in parts
     )
     east = sum(p.area for p in parts if p.bounds[0] < 0)
-    assert east / g.area == pytest.approx(share, abs=0.01)  # UTM's grid is not quite parallel to the line
-    if 0 < share < 1:
+    assert east / g.area == pytest.approx(frac, abs=0.01)  # UTM's grid is not quite parallel to the line
+    if 0 < frac < 1:
         assert g.geom_type == 'MultiPolygon' and len(parts) == 2
     elif crs in ('EPSG:3832', 'EPSG:4326'):
         assert g.geom_type == 'Polygon'  # an edge on the line itself cuts nothing
@@ -196,7 +266,7 @@ def test_a_raster_that_claims_too_many_bands(tmp_path):
         tmp_path / 'wide.tif', 'w', driver='GTiff', width=1, height=1, count=1001, dtype='uint8', interleave='pixel'
     ) as d:
         d.write(np.zeros((1001, 1, 1), 'u1'))
-    with pytest.raises(InputError, match='claims to hold 1,001 bands'):
+    with pytest.raises(DamagedError, match='claims to hold 1,001 bands'):
         open_raster(tmp_path / 'wide.tif')
 
 
@@ -239,7 +309,7 @@ def scene(path, h, w, gaps=(), bands=S2.names, **tags):
 def test_a_refused_window_is_left_out_alone(tmp_path):
     scene(tmp_path / 'a' / 'coast.tif', 240, 360, gaps=[(0, 120), (120, 240)])
     (tmp_path / 'a' / 'labels.csv').write_text('path,labels\ncoast.tif,Pastures\n')
-    cat, left = scan(tmp_path / 'a', progress=False)
+    cat, left = Catalog.from_rasters(tmp_path / 'a', progress=False)
     assert cat.frame.id.tolist() == [f'coast.tif@{at}' for at in ('0,0', '0,240', '120,0', '120,120')] and set(
         cat.frame.caption
     ) == {'grass'}
@@ -254,15 +324,15 @@ def test_one_line_where_one_reason_holds_for_all(tmp_path):
     scene(tmp_path / 'no_red.tif', 240, 240, bands=S2.names[:-1])
     scene(tmp_path / 'odd.tif', 240, 240)
     (tmp_path / 'labels.csv').write_text('path,labels\nodd.tif,Pastoors\n')
-    cat, left = scan(tmp_path, progress=False)
+    cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert cat.frame.id.tolist() == ['good.tif'] and [Path(p).name for p, _ in left] == ['no_red.tif', 'odd.tif']
 
 
 def test_the_windows_before_a_break_are_kept(tmp_path):
-    whole, _ = scan(scene(tmp_path / 'w' / 'a.tif', 480, 240, offset='0').parent, progress=False)
+    whole, _ = Catalog.from_rasters(scene(tmp_path / 'w' / 'a.tif', 480, 240, offset='0').parent, progress=False)
     f = scene(tmp_path / 'c' / 'a.tif', 480, 240, offset='0')
     f.write_bytes(f.read_bytes()[: int(f.stat().st_size * 0.6)])
-    cat, left = scan(f.parent, progress=False)
+    cat, left = Catalog.from_rasters(f.parent, progress=False)
     assert (
         cat.frame.id.tolist() == whole.frame.id.tolist()[: len(cat)]
         and cat.frame.hash.tolist() == whole.frame.hash.tolist()[: len(cat)]
@@ -277,7 +347,7 @@ def test_the_windows_before_a_break_are_kept(tmp_path):
     f = scene(tmp_path / 'u' / 'a.tif', 480, 240)  # here the pixels must tell the offset, all of them
     f.write_bytes(f.read_bytes()[: int(f.stat().st_size * 0.6)])
     scene(tmp_path / 'u' / 'b.tif', 120, 120)
-    cat, left = scan(f.parent, progress=False)
+    cat, left = Catalog.from_rasters(f.parent, progress=False)
     assert cat.frame.id.tolist() == ['b.tif'] and left[0][0] == str(f) and 'breaks off' in left[0][1] and len(left) == 1
 
 
@@ -289,8 +359,8 @@ def test_every_raster_is_opened_once(tmp_path, monkeypatch):
         scene(tmp_path / 'p' / f'p_{b}.tif', 360, 360, bands=(b,))
     opened, real = [], rasterio.open
     monkeypatch.setattr(tiles.rasterio, 'open', lambda p, *a, **kw: opened.append(str(p)) or real(p, *a, **kw))
-    tiles._glance.cache_clear()
-    cat, left = scan(tmp_path, progress=False)
+    tiles._preview.cache_clear()
+    cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert len(cat) == 18 and not left
     assert len(opened) == 2 * len(set(opened)) == 26  # once to read, once to look at the whole for the offset
 
@@ -302,5 +372,5 @@ def test_a_flat_folder_of_bands_is_refused_before_it_is_opened(tmp_path, monkeyp
     from closp_nb.data import rasters as tiles
 
     monkeypatch.setattr(tiles.rasterio, 'open', lambda *a, **kw: pytest.fail('opened'))
-    with pytest.raises(InputError, match='folder of its own'):
-        scan(tmp_path, progress=False)
+    with pytest.raises(NotFoundError, match='folder of its own'):
+        Catalog.from_rasters(tmp_path, progress=False)

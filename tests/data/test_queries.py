@@ -1,6 +1,7 @@
 "Queries against brute force: grades word for word, files there and back, the readers of others, and damage."
 
 import json
+
 import ir_measures
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from ir_measures import nDCG
 
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import InputError
+from closp_nb.core import DamagedError, InputError, NotFoundError
 from closp_nb.labels import LABELS, caption
 from closp_nb.evaluation.metrics import exponential_gain, ndcg
 from closp_nb.data.queries import COLUMNS, make_queries, read_qrels, read_queries, relevance, say_place, write_queries
@@ -22,7 +23,7 @@ seeds = st.integers(0, 10_000)
 def catalog(n, seed, corpus=0.8):
     "Tiles with labels around one town; some have no place."
     rng = np.random.default_rng(seed)
-    labels = [[l for l in LABELS if rng.random() < 0.2] for _ in range(n)]
+    labels = [[label for label in LABELS if rng.random() < 0.2] for _ in range(n)]
     split = np.where(rng.random(n) < corpus, 'corpus', 'train')
     split[0] = 'corpus'
     return Catalog(
@@ -31,7 +32,7 @@ def catalog(n, seed, corpus=0.8):
                 id=[f't{i}' for i in range(n)],
                 sensor='s1',
                 labels=labels,
-                caption=[caption(l) for l in labels],
+                caption=[caption(label) for label in labels],
                 lon=np.where(rng.random(n) < 0.1, np.nan, rng.uniform(9, 12, n)),
                 lat=rng.uniform(45, 47, n),
                 split=split,
@@ -53,12 +54,14 @@ def some_queries(cat, seed):
 def test_pairs_are_the_commonest_and_singles_are_there(n, seed):
     cat = catalog(n, seed)
     q = make_queries(cat, pairs=5)
-    has = [set(l) for l in cat.table.labels]
+    has = [set(label) for label in cat.table.labels]
     count = {(a, b): sum({a, b} <= h for h in has) for i, a in enumerate(LABELS) for b in LABELS[i + 1 :]}
-    assert q[q.kind == 'label'].labels.tolist() == [(l,) for l in LABELS if any(l in h for h in has)]
+    assert q[q.kind == 'label'].labels.tolist() == [(label,) for label in LABELS if any(label in h for h in has)]
     pairs = q[q.kind == 'pair'].labels.tolist()
     assert [count[p] for p in pairs] == sorted((c for c in count.values() if c > 1), reverse=True)[:5]
-    assert q.text.tolist() == [caption(l) for l in q.labels] and q.id.is_unique and q.columns.tolist() == COLUMNS
+    assert (
+        q.text.tolist() == [caption(label) for label in q.labels] and q.id.is_unique and q.columns.tolist() == COLUMNS
+    )
 
 
 def test_a_place_in_words():
@@ -120,7 +123,8 @@ def test_other_programs_read_the_judgements_and_give_the_same_score(tmp_path):
 def test_names_of_others_survive(tmp_path):
     "A query without metadata, words of any script, blank lines: BEIR's own files look like that."
     (tmp_path / 'queries.jsonl').write_text(
-        '{"_id": 7, "text": "überflutete Felder 洪水"}\n\n{"_id": "b", "text": "x", "metadata": {"labels": ["water"]}}\n',
+        '{"_id": 7, "text": "überflutete Felder 洪水"}\n\n'
+        '{"_id": "b", "text": "x", "metadata": {"labels": ["water"]}}\n',
         encoding='utf-8',
     )
     q = read_queries(tmp_path)
@@ -145,13 +149,16 @@ def test_names_of_others_survive(tmp_path):
         ('[1]', 'is not a query'),
         ('{"_id": "a", "text": "x", "metadata": {"labels": ["lava"]}}', "label 'lava'"),
         ('{"_id": "a", "text": "x", "metadata": {"lon": "far"}}', 'is not a query'),
+        ('{"_id": "a", "text": "x", "metadata": {"lon": [1]}}', 'is not a query'),
+        ('{"_id": "a", "text": "x", "metadata": {"labels": 7}}', 'is not a query'),
+        ('{"_id": "a", "text": "x", "metadata": [7]}', 'is not a query'),
         ('{"_id": "q1", "text": "x"}', 'twice'),
     ],
 )
 def test_damaged_queries_name_file_and_line(tmp_path, line, why):
     p = tmp_path / 'queries.jsonl'
     p.write_text('{"_id": "q1", "text": "water"}\n' + line + '\n')
-    with pytest.raises(InputError, match=why) as e:
+    with pytest.raises(DamagedError, match=why) as e:
         read_queries(p)
     assert str(p) in str(e.value) and '\n' not in str(e.value) and (why == 'twice' or 'line 2' in str(e.value))
 
@@ -171,7 +178,7 @@ def test_damaged_queries_name_file_and_line(tmp_path, line, why):
 def test_damaged_judgements_name_file_and_line(tmp_path, text, why):
     p = tmp_path / 'qrels.tsv'
     p.write_text(text)
-    with pytest.raises(InputError, match=why) as e:
+    with pytest.raises(DamagedError, match=why) as e:
         read_qrels(p)
     assert str(p) in str(e.value) and '\n' not in str(e.value)
 
@@ -179,17 +186,27 @@ def test_damaged_judgements_name_file_and_line(tmp_path, text, why):
 def test_refusals(tmp_path):
     cat = catalog(12, 0)
     q = make_queries(cat)
-    for bad, say in [
-        (lambda: write_queries(tmp_path, q.assign(id='a b'), cat), 'blank'),
-        (lambda: write_queries(tmp_path, q.assign(id='a'), cat), 'twice'),
-        (lambda: write_queries(tmp_path, q, Catalog(cat.table.assign(split='train'))), 'split'),
-        (lambda: read_queries(tmp_path / 'none'), 'write it first'),
-        (lambda: read_qrels(tmp_path / 'none'), 'write them first'),
+    for bad, kind, say in [
+        (lambda: write_queries(tmp_path, q.assign(id='a b'), cat), InputError, 'blank'),
+        (lambda: write_queries(tmp_path, q.assign(id='a'), cat), InputError, 'twice'),
+        (lambda: write_queries(tmp_path, q, Catalog(cat.table.assign(split='train'))), InputError, 'split'),
+        (lambda: read_queries(tmp_path / 'none'), NotFoundError, 'write it first'),
+        (lambda: read_qrels(tmp_path / 'none'), NotFoundError, 'write them first'),
     ]:
-        with pytest.raises(InputError, match=say):
+        with pytest.raises(kind, match=say):
             bad()
     write_queries(tmp_path, q, cat)
-    with pytest.raises(InputError, match='force'):
+    with pytest.raises(InputError, match='overwrite=True'):
         write_queries(tmp_path, q, cat)
     write_queries(tmp_path, q, cat, overwrite=True)
     assert json.loads((tmp_path / 'queries.jsonl').read_text().splitlines()[0])['_id'] == 'q001'
+
+
+def test_a_bug_is_no_damaged_file(tmp_path, monkeypatch):
+    (tmp_path / 'queries.jsonl').write_text('{"_id": "q1", "text": "water"}\n')
+    (tmp_path / 'q.tsv').write_text('q1\tt1\t1\n')
+    monkeypatch.setattr('closp_nb.data.queries._query', lambda line: 1 / 0)
+    monkeypatch.setattr('closp_nb.data.queries._qrels_form', lambda path: 1 / 0)
+    for read in (lambda: read_queries(tmp_path), lambda: read_qrels(tmp_path / 'q.tsv')):
+        with pytest.raises(ZeroDivisionError):
+            read()

@@ -30,7 +30,7 @@ def catalog(n, seed, centre=(10.0, 50.0), spread=3.0, events=4, lost=0.0, **more
     lon = centre[0] + rng.uniform(-spread, spread, n) / max(0.05, np.cos(np.radians(centre[1])))
     over = abs(lat) > 90
     lat, lon = np.where(over, np.sign(lat) * 180 - lat, lat), np.where(over, lon + 180, lon)
-    labels = [[l for l in LABELS if rng.random() < 0.2] for _ in range(n)]
+    labels = [[label for label in LABELS if rng.random() < 0.2] for _ in range(n)]
     event = np.where(rng.random(n) < 0.3, np.char.add('e', rng.integers(0, events, n).astype(str)), '')
     out = rng.random(n) < lost
     return Catalog(
@@ -41,7 +41,7 @@ def catalog(n, seed, centre=(10.0, 50.0), spread=3.0, events=4, lost=0.0, **more
                 lon=np.where(out, np.nan, (lon + 180) % 360 - 180),
                 lat=np.where(out, np.nan, lat),
                 labels=labels,
-                caption=[caption(l) for l in labels],
+                caption=[caption(label) for label in labels],
                 event=event,
                 path='',
                 key='',
@@ -51,7 +51,10 @@ def catalog(n, seed, centre=(10.0, 50.0), spread=3.0, events=4, lost=0.0, **more
     )
 
 
-lonlat_of = lambda c: c.frame[['lon', 'lat']].to_numpy(float)
+def lonlat_of(cat):
+    return cat.frame[['lon', 'lat']].to_numpy(float)
+
+
 CENTRES = [(10.0, 50.0), (180.0, -17.0), (0.0, 89.0), (-60.0, -88.5), (0.0, 0.0)]
 
 # --- blocks
@@ -157,8 +160,8 @@ def test_block_split_meets_its_share(seed, share):
     cat = catalog(4000, seed, spread=6.0, events=400)
     bare = split_blocks(cat, share, 60, 0, seed)
     assert abs(np.mean(bare == 'train') - share) < 0.02
-    for l in LABELS:
-        assert abs(np.mean(bare[[l in ls for ls in cat.frame.labels]] == 'train') - share) < 0.1
+    for label in LABELS:
+        assert abs(np.mean(bare[[label in ls for ls in cat.frame.labels]] == 'train') - share) < 0.1
     for s in ('s1', 's2'):
         assert abs(np.mean(bare[cat.frame.sensor == s] == 'train') - share) < 0.1
 
@@ -172,7 +175,8 @@ def test_a_rare_label_comes_to_both_sides(seed):
     two = np.random.default_rng(seed).choice(np.unique(block), 2, replace=False)
     rare = pd.Series(block).isin(two).to_numpy()
     f['labels'] = [
-        ['earthquake damage'] if r else [l for l in ls if l != 'earthquake damage'] for ls, r in zip(f.labels, rare)
+        ['earthquake damage'] if r else [label for label in ls if label != 'earthquake damage']
+        for ls, r in zip(f.labels, rare)
     ]
     split = split_blocks(Catalog(f), 0.2, 60, 0, seed)
     assert set(split[rare]) == {'train', 'corpus'}
@@ -240,30 +244,32 @@ def test_leaks_equal_pairs(n, seed, centre):
         hash=rng.choice(['', 'aa', 'bb', 'cc', 'dd', *map(str, range(n))], n),
         split=split,
     )
-    f, p, l = cat.frame, lonlat_of(cat), leaks(cat, pixels=False)
+    f, p, report = cat.frame, lonlat_of(cat), leaks(cat, pixels=False)
     t, c = np.flatnonzero(split == 'train'), np.flatnonzero(split == 'corpus')
     want = [min([haversine(p[i], p[j]) for j in t if np.isfinite(p[[i, j]]).all()], default=np.nan) for i in c]
-    assert l.km == pytest.approx(np.array(want), abs=1e-4, nan_ok=True)
+    assert report.km == pytest.approx(np.array(want), abs=1e-4, nan_ok=True)
     h = f.hash.tolist()
-    assert l.twins.values.tolist() == [
+    assert report.twins.values.tolist() == [
         [h[i], f.id[next(j for j in t if h[j] == h[i])], f.id[i]] for i in c if h[i] and any(h[j] == h[i] for j in t)
     ]
-    assert l.inside == {
+    assert report.inside == {
         s: sum(h[i] != '' and h[i] in [h[j] for j in rows[:k]] for k, i in enumerate(rows))
         for s, rows in (('train', t), ('corpus', c))
     }
     count = {e: ((f.event[t] == e).sum(), (f.event[c] == e).sum()) for e in sorted(set(f.event) - {''})}
-    assert {e: tuple(r) for e, r in zip(l.events.index, l.events.values)} == {e: v for e, v in count.items() if min(v)}
+    assert {e: tuple(r) for e, r in zip(report.events.index, report.events.values)} == {
+        e: v for e, v in count.items() if min(v)
+    }
     used = split != 'buffer'
-    assert (l.unplaced, l.unread, l.sides) == (
+    assert (report.unplaced, report.unread, report.sides) == (
         np.isnan(p[used]).any(1).sum(),
         (f.hash[used] == '').sum(),
         dict(train=len(t), corpus=len(c)),
     )
     k = np.array(want)[np.isfinite(want)]
     if len(k):
-        assert l.table()['nearer than 50 km, share'] == pytest.approx(np.mean(k <= 50))
-    assert len(str(l).splitlines()) == len(l.table())
+        assert report.summary()['nearer than 50 km, share'] == pytest.approx(np.mean(k <= 50))
+    assert len(str(report).splitlines()) == len(report.summary())
 
 
 def test_pixels_are_read_only_where_the_hash_is_unknown():
@@ -277,9 +283,9 @@ def test_pixels_are_read_only_where_the_hash_is_unknown():
             return x[int(i)]
 
     cat = Read(catalog(6, 0, split=['train', 'corpus'] * 3, hash=['', pixel_hash(x[1]), '', '', '', '']).frame)
-    l = leaks(cat, progress=False)
-    assert sorted(cat.asked) == [0, 2, 3, 4, 5] and l.unread == 0
-    assert l.twins[['id_train', 'id_corpus']].values.tolist() == [['t4', 't1'], ['t0', 't3'], ['t2', 't5']]
+    report = leaks(cat, progress=False)
+    assert sorted(cat.asked) == [0, 2, 3, 4, 5] and report.unread == 0
+    assert report.twins[['id_train', 'id_corpus']].values.tolist() == [['t4', 't1'], ['t0', 't3'], ['t2', 't5']]
     assert (
         pixel_hash(x[1].astype('>f8'))
         == pixel_hash(x[1])
@@ -287,5 +293,5 @@ def test_pixels_are_read_only_where_the_hash_is_unknown():
         != pixel_hash(x[2])
     )
     assert leaks(cat, pixels=False).unread == 5 and np.isnan(
-        leaks(Catalog(cat.frame.drop(columns=['hash', 'event'])), pixels=False).table()['twins across']
+        leaks(Catalog(cat.frame.drop(columns=['hash', 'event'])), pixels=False).summary()['twins across']
     )

@@ -150,6 +150,31 @@ def test_public_names_stand_once():
     assert len(where) > 300 and not twice, f'public names that stand twice: {twice}; rename one'
 
 
+ROOMS = {f: sorted(m.rpartition('.')[2] for m in MODULES if m.rpartition('.')[0] == f) for f in PARTS.values() if f}
+
+
+@pytest.mark.parametrize('package', ROOMS)
+def test_packages_say_what_is_in_them(package):
+    "A package's docstring is a table of contents, and its rooms are there without being imported one by one."
+    rc, out, _ = python('-c', f'import closp_nb.{package} as p; print(sorted(dir(p)), p.__doc__, sep="|")')
+    names, _, doc = out.partition('|')
+    assert rc == 0 and ast.literal_eval(names) == ROOMS[package], f'{out}\nsee the index notebook of the part'
+    lack = [r for r in ROOMS[package] if not re.search(rf'^{r}  ', doc, flags=re.M)]
+    assert not lack, f'the docstring of closp_nb.{package} does not list {lack}; see the index notebook of the part'
+
+
+def test_public_face():
+    "`closp_nb.<TAB>` shows some twenty names and the packages; each leads somewhere."
+    code = 'import closp_nb; print([n for n in dir(closp_nb) if n[0] != "_"])'
+    rc, out, _ = python('-c', code)
+    names = ast.literal_eval(out)
+    rooms = {m for m in MODULES if '.' not in m} | {f for f in PARTS.values() if f}
+    assert rooms <= set(names) and 20 <= len(set(names) - rooms) <= 30, names
+    homes = f'import closp_nb\nfor n in {sorted(set(names) - rooms)}:\n    print(n, getattr(getattr(closp_nb, n), "__module__", ""))'
+    rc, out, _ = python('-W', 'ignore', '-c', homes)
+    assert rc == 0 and all(l.split()[-1].startswith('closp_nb') for l in out.splitlines() if ' ' in l), out
+
+
 def test_tests_have_tests():
     "A file that only says what it tests, tests nothing."
     for p in (ROOT / 'tests').rglob('test_*.py'):

@@ -22,7 +22,6 @@ from closp_nb.models.geoclosp import (
     location_encoder,
     spherical_harmonics,
 )
-from closp_nb.geodesy import check_lonlat
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -132,48 +131,9 @@ def test_gradients():
     assert x.grad.isfinite().all()
 
 
-# ---- coordinates
-
-
-@pytest.mark.parametrize(
-    'lonlat,mend',
-    [
-        ([[12.5, 41.9], [41.9, 112.5]], 'row 1 .* did you swap lat and lon\\? closp_nb wants longitude first'),
-        ((139.7, -90.01), 'swap lat and lon'),
-        ((190.0, 10.0), 'take 360 off'),
-        ((-180.5, 10.0), 'take 360 off'),
-        ((math.nan, 1.0), 'row 0 .* look up its coordinates'),
-        ([[1.0, math.inf]], 'look up its coordinates'),
-        ((300000.0, 5400000.0), 'EPSG:4326'),
-        ((1.0, 2.0, 3.0), r'\(n, 2\)'),
-        (np.zeros((2, 2, 2)), r'\(n, 2\)'),
-        (5.0, r'\(n, 2\)'),
-        ('Rome', 'pairs of degrees'),
-        ([None, None], 'NaN|pairs of degrees'),
-        ([[1, 2], [3]], 'pairs of degrees'),
-    ],
-)
-def test_wrong_coordinates(lonlat, mend):
-    with pytest.raises(InputError, match=mend) as e:
-        check_lonlat(lonlat)
-    assert '\n' not in str(e.value)
-
-
-def test_right_coordinates():
-    for ok in (
-        (12.5, 41.9),
-        [12, 41],
-        np.array([[180, 90], [-180, -90]], 'float32'),
-        torch.tensor([[0, 0]]),
-        np.zeros((0, 2)),
-    ):
-        x = check_lonlat(ok)
-        assert x.ndim == 2 and x.shape[1] == 2 and x.dtype.kind == 'f'
+def test_checked_coordinates_stay_the_tensor_they_were():
     x = torch.tensor([[math.nan, math.nan], [1, 2]])
-    assert np.shares_memory(check_lonlat(x, missing=True), x.numpy())  # no copy
     assert _checked_lonlat(x, missing=True) is x
-    with pytest.raises(InputError, match='swap'):
-        check_lonlat([[math.nan, math.nan], [1, 92]], missing=True)
 
 
 # ---- location encoders

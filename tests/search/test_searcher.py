@@ -186,7 +186,7 @@ def test_no_power_is_a_gap_and_power_is_not_db():
 
 def test_a_file_that_breaks_off_does_not_end_a_scan(tmp_path):
     import rasterio
-    from closp_nb.data.catalog import scan
+    from closp_nb.data.catalog import Catalog
 
     write_geotiff(tile(), tmp_path / 'whole.tif')
     with rasterio.open(tmp_path / 'cut.tif', 'w', driver='GTiff', count=12, height=240, width=240, dtype='uint16') as d:
@@ -194,7 +194,7 @@ def test_a_file_that_breaks_off_does_not_end_a_scan(tmp_path):
         d.descriptions = S2.names
     (tmp_path / 'cut.tif').write_bytes((tmp_path / 'cut.tif').read_bytes()[:800_000])
     (tmp_path / 'labels.csv').write_text('path,labels\nwhole.tif,Water bodies\nlost.tif,Pastures\n')
-    cat, left = scan(tmp_path, progress=False)
+    cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert cat.frame.caption.tolist() == ['water'] and {p.rsplit('/', 1)[1] for p, _ in left} == {'cut.tif', 'lost.tif'}
 
 
