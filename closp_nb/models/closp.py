@@ -7,6 +7,7 @@ __all__ = ['CLOSP', 'new_model', 'closp_losses']
 
 # %% ../../nbs/3_models/35_closp.ipynb #72c8d257
 from functools import wraps
+from typing import Any
 import torch.nn.functional as F
 import torch
 from torch import nn
@@ -42,8 +43,8 @@ class CLOSP(nn.Module):
 
     def __init__(
         self,
-        image_encoders: dict[str, nn.Module],  # sensor key -> image encoder with `.dim`
-        text_encoder: nn.Module,  # with `.dim`
+        image_encoders: dict[str, Any],  # sensor key -> image encoder, a module with `.dim`
+        text_encoder: Any,  # a module with `.dim`
         recipe: Recipe = CLOSP_NB,
     ):
         super().__init__()

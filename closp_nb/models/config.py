@@ -9,6 +9,7 @@ __all__ = ['GROUPS', 'GROUP_OF', 'CHOICES', 'LIMITS', 'CLOSP_NB', 'PAPER', 'RECI
 # %% ../../nbs/3_models/34_config.ipynb #79a621e2
 import math
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 from ..core import InputError
 from .encoders import TEXT_FINETUNE
 from .loaders import FLIPS
@@ -74,7 +75,7 @@ class OptimConfig:
     precision: str = 'float32'  # float32 | bf16
 
 
-GROUPS = {'model': ModelConfig, 'data': DataConfig, 'loss': LossConfig, 'optim': OptimConfig}
+GROUPS: dict[str, Any] = {'model': ModelConfig, 'data': DataConfig, 'loss': LossConfig, 'optim': OptimConfig}
 GROUP_OF = {f.name: g for g, c in GROUPS.items() for f in fields(c)}  # field -> group; no name stands twice
 
 # %% ../../nbs/3_models/34_config.ipynb #5c1a0f12
@@ -133,7 +134,7 @@ class Recipe:
             if f.name not in GROUPS:
                 _check(f.name, getattr(self, f.name), f.type)
                 continue
-            group = getattr(self, f.name)
+            group: Any = getattr(self, f.name)
             if not isinstance(group, GROUPS[f.name]):
                 raise InputError(f"a recipe's {f.name} is a {GROUPS[f.name].__name__}; got {group!r:.40}")
             for g in fields(group):

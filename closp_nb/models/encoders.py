@@ -148,6 +148,9 @@ def scaling_map(
 class TimmEncoder(nn.Module):
     "Encode tiles with a network of the timm library, fitted to the bands of a sensor."
 
+    gain: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(
         self,
         s: Sensor,  # Sentinel-2 gets 13 channels, with zeros for B10

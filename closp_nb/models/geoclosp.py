@@ -8,6 +8,7 @@ __all__ = ['LOCATION_ENCODERS', 'spherical_harmonics', 'Siren', 'LocationEncoder
 
 # %% ../../nbs/3_models/36_geoclosp.ipynb #da6267d2
 import math
+from typing import Any
 import numpy as np
 import torch.nn.functional as F
 import torch
@@ -105,6 +106,8 @@ class Siren(nn.Module):
 class LocationEncoder(nn.Module):
     "Turn places on Earth into numbers: spherical harmonics and a SIREN."
 
+    gain: torch.Tensor
+
     def __init__(
         self,
         degree: int = 10,  # of the harmonics
@@ -148,7 +151,7 @@ def location_encoder(
     **kwargs,
 ) -> LocationEncoder:  # (n, 2) degrees -> (n, encoder.dim); raises `InputError`, `IncompatibleError` for another file
     "Make a location encoder by name."
-    encoder = build_encoder(LOCATION_ENCODERS, name)
+    encoder: Any = build_encoder(LOCATION_ENCODERS, name)
     if weights is None:
         return encoder
     if str(weights) in WEIGHTS:
@@ -190,16 +193,18 @@ class GeoCLOSP(CLOSP):
     "Add to CLOSP a location encoder that teaches the image encoders where things are."
 
     model_type = 'geoclosp'
+    location_encoder: LocationEncoder
 
     def __init__(
         self,
-        image_encoders: dict[str, nn.Module],  # sensor key -> image encoder
-        text_encoder: nn.Module,
+        image_encoders: dict[str, Any],  # sensor key -> image encoder, a module with `.dim`
+        text_encoder: Any,  # a module with `.dim`
         recipe: Recipe = CLOSP_NB,
         location_encoder: LocationEncoder | None = None,  # a tiny one if left out
     ):
         super().__init__(image_encoders, text_encoder, recipe)
-        self.location_encoder = location_encoder or build_encoder(LOCATION_ENCODERS, 'tiny')
+        given: Any = location_encoder or build_encoder(LOCATION_ENCODERS, 'tiny')
+        self.location_encoder = given
         self.location_projection = nn.Linear(self.location_encoder.dim, recipe.model.dim)
 
     @classmethod

@@ -101,7 +101,7 @@ class TileDataset(Dataset):
         i, seed = i if isinstance(i, tuple) else (i, None)
         x, text = self.pixels(i), self.captions[i]
         if self.train:
-            rng = np.random.default_rng(torch.randint(2**31, (1,)).item() if seed is None else seed)
+            rng = np.random.default_rng(int(torch.randint(2**31, (1,))) if seed is None else seed)
             if self.augmentation is not False:
                 x = augment(x, self.sensor, rng, **self.augmentation)
             if rng.random() < self.caption_augmentation:

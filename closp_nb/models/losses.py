@@ -195,7 +195,7 @@ def joint_loss(
 ) -> list[torch.Tensor]:  # a scalar for each sensor
     "Return the softmax loss over the tiles of all sensors and all their captions, as a mean for each sensor."
     _check_device(*image, *text, *y)
-    sizes, (u, v, labels) = [len(i) for i in image], map(torch.cat, (image, text, y))
+    sizes, (u, v, labels) = [len(i) for i in image], (torch.cat(list(x)) for x in (image, text, y))
     logits = _scores(u, v, scale)
     there = F.cross_entropy(logits, targets_for(labels, targets), reduction='none')
     back = F.cross_entropy(logits.T, targets_for(labels, targets, back=True), reduction='none')
