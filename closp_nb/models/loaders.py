@@ -143,9 +143,9 @@ class PairedBatchSampler:
         augmentation: torch.Generator | None = None,  # draws a seed for each view, so that (row, seed) is asked for
     ):
         self.sizes, self.batch_size, self.shuffle, self.seed = sizes, batch_size, shuffle, seed
-        self.views = augmentation
+        self.view_seeds = augmentation
         self.epoch, self.first = 0, 0  # the next epoch, and its first batch
-        self.part = (0, 1)  # number of this process, and of how many
+        self.share = (0, 1)  # number of this process, and of how many
 
     def __len__(self) -> int:
         most = max(self.sizes.values())
@@ -162,10 +162,10 @@ class PairedBatchSampler:
             self.epoch += 1
         total = len(self) * self.batch_size if self.shuffle else max(self.sizes.values())
         order = {k: self._order(n, rng, total).tolist() for k, n in self.sizes.items()}
-        if self.views is not None:
-            seeds = torch.randint(2**31, (total, len(order)), generator=self.views).T.tolist()
+        if self.view_seeds is not None:
+            seeds = torch.randint(2**31, (total, len(order)), generator=self.view_seeds).T.tolist()
             order = {k: list(zip(o, s)) for (k, o), s in zip(order.items(), seeds)}
-        first, self.first, (mine, of) = self.first, 0, self.part
+        first, self.first, (mine, of) = self.first, 0, self.share
         for b in range(first, len(self)):
             lo, n = b * self.batch_size, min(self.batch_size, total - b * self.batch_size)
             yield [{k: o[j] for k, o in order.items()} for j in range(lo + mine * n // of, lo + (mine + 1) * n // of)]
@@ -202,11 +202,11 @@ def train_loader(
     caption_augmentation: float = 0.0,  # how often a training caption comes as a phrase
     augmentation: bool | dict = True,  # of training tiles: True, False, or arguments of `augment`
     rng: torch.Generator | None = None,  # draws the seeds of the views; if left out, torch's own as tiles are read
-    kind: Callable = TileDataset,  # makes the datasets
+    dataset: Callable = TileDataset,  # makes the dataset of a sensor
 ) -> DataLoader:  # of whole batches; raises `InputError` if there are no tiles
     "Give batches with tiles of all sensors of a catalog."
     sets = {
-        k: kind(cat.where(sensor=k), train, cache, caption_augmentation, augmentation)
+        k: dataset(cat.where(sensor=k), train, cache, caption_augmentation, augmentation)
         for k in ALL_SENSORS
         if (cat.table.sensor == k).any()
     }
