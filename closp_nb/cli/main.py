@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Callable
 from inspect import signature
 from types import UnionType
 from typing import get_args, get_origin
@@ -25,7 +26,7 @@ from .doctor import doctor_command, extra_of
 from ..explorer.server import explore_command
 
 # %% ../../nbs/8_commands/87_main.ipynb #07564b90
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     'demo': demo_command,
     'samples': samples_command,
     'corpus build': corpus_build_command,
