@@ -44,13 +44,13 @@ def corpus_build_command(
     force: bool = False,  # replace the folder if it is there
 ):
     "Build a corpus from archives, scenes, tiles and corpora; call it again after a kill."
-    from closp_nb.data.corpus import build_corpus, parse_part
+    from closp_nb.data.corpus import build_corpus, source_folder
 
     names = tuple(b.strip() for b in bands.split(',') if b.strip())
     own = dict(labels=labels, nomenclature=nomenclature, min_frac=min_frac, max_cloud=max_cloud, bands=names)
     cat, books = build_corpus(
         out,
-        *(parse_part(p, **own) for p in parts),
+        *(source_folder(p, **own) for p in parts),
         split=split,
         train_frac=train_frac,
         km=km,
@@ -84,7 +84,7 @@ def corpus_show_command(
 ):
     "Draw what a corpus holds: labels, places, captions, tiles."
     from closp_nb.data.catalog import open_catalog
-    from closp_nb.data.report import draw_survey
+    from closp_nb.data.report import draw_report
 
-    for p in draw_survey(open_catalog(path), out, force):
+    for p in draw_report(open_catalog(path), out, force):
         print(f'wrote {p}')

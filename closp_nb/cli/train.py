@@ -56,7 +56,7 @@ def train_command(
     "Train a model on a corpus."
     from closp_nb.models.folder import fingerprint
     from closp_nb.data.catalog import open_catalog
-    from closp_nb.training.train import train as fit
+    from closp_nb.training.train import RunOptions, train as fit
 
     if nproc < 1 or checkpoint_steps < 0:
         raise InputError(
@@ -66,7 +66,8 @@ def train_command(
     check_disjoint(out, corpus)
     if not resume and check_writable(out, force).exists():
         shutil.rmtree(out)
-    model, table = fit(cat, r, workers, folder=out, resume=resume, checkpoint_steps=checkpoint_steps, processes=nproc)
+    options = RunOptions(workers=workers, processes=nproc, checkpoint_steps=checkpoint_steps)
+    model, table = fit(cat, r, folder=out, resume=resume, options=options)
     print(table.round(4).tail(3).to_string())
     print(f'model {fingerprint(model)} in {out}/model\nclosp index {corpus} --model {out}/model')
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -161,7 +162,7 @@ class Catalog:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, file=None) -> 'Catalog':
+    def load(cls, path: str | Path, file: BinaryIO | None = None) -> 'Catalog':
         "Read from GeoParquet; or from `file`, the same already open, if another may bear the name by now."
         return cls(*_load(Path(path), file))
 
@@ -180,8 +181,8 @@ class Catalog:
 # %% ../../nbs/1_data/12_catalog.ipynb #c39cb9b8
 def _tile(row):
     "The tile that a row of a catalog is about, read by the reader for its file."
-    at = tuple(map(int, row.key.split(','))) if re.fullmatch(r'\d+,\d+', row.key) else None
-    path = Path(row.path)
+    m, path = re.fullmatch(r'(\d+),(\d+)', row.key), Path(row.path)
+    at = (int(m[1]), int(m[2])) if m else None
     if path.suffix == '.h5':
         t = read_corpus(path, row.key)
     elif path.is_dir():

@@ -229,7 +229,7 @@ def leaks(
     pixels: bool = True,  # read the pixels of tiles whose `hash` is not known
     progress: bool = True,
 ) -> Leaks:  # raises `InputError` if a side is empty
-    "Measure what training and corpus share: neighbours, twins, events."
+    "Measure what training and gallery have in common: neighbours, twins, events."
     f = cat.frame
     side = {s: np.flatnonzero(f.split == s) for s in ('train', 'corpus')}
     if empty := [s for s in side if not len(side[s])]:

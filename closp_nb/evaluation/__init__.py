@@ -13,8 +13,8 @@ __doc__ = """How right is it: graded metrics, floors, intervals, comparisons.
 
 metrics       nDCG and its kin with exact ties, and their floors in closed form
 significance  which difference is real
-scores        one gallery, one table
-task          queries, ground truth and regions, for any engine
+task          queries, ground truth, galleries by sensor and region
+scores        a row for each query, measure and gallery, for any model, index or engine
 report        a page and its pictures
 ablation      one change at a time, several seeds
 geography     what coordinates teach, and what they cost
@@ -22,5 +22,5 @@ geography     what coordinates teach, and what they cost
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['metrics', 'significance', 'scores', 'task', 'report', 'ablation', 'geography'],
+    submodules=['metrics', 'significance', 'task', 'scores', 'report', 'ablation', 'geography'],
 )

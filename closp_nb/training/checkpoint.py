@@ -7,108 +7,104 @@ __all__ = ['capture_state', 'restore_state', 'restore_random', 'write_checkpoint
            'run_fingerprint', 'Checkpoint']
 
 # %% ../../nbs/4_training/42_checkpoint.ipynb #63ed69bd
-import hashlib, json, random
-from dataclasses import asdict
+import hashlib
+import json
+import random
 from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load, save_file
 from fastai.callback.core import Callback
-from ..core import ClospError, InputError, atomic_write
+from fastai.learner import Learner
+from ..core import DamagedError, IncompatibleError, InputError, atomic_write
 from ..models.config import Recipe
-from .callbacks import learned
+from .callbacks import trainable_state
 from .learner import pretrained_params
 
 # %% ../../nbs/4_training/42_checkpoint.ipynb #34260777
-def _optimizer(learn):
-    "What the optimizer remembers, by name of weight: tensors, and plain numbers."
+def _optimizer_state(learn):
+    "Collect the state of the optimizer by name of weight: tensors, and plain numbers."
     names = {p: n for n, p in learn.model.named_parameters()}
     flat = {f'{names[p]}/{k}': v for p, s in learn.opt.state.items() for k, v in s.items()}
-    return {f'optimizer/{k}': v for k, v in flat.items() if torch.is_tensor(v)}, {
-        k: v for k, v in flat.items() if not torch.is_tensor(v)
-    }
+    tensors = {f'optimizer/{k}': v for k, v in flat.items() if torch.is_tensor(v)}
+    return tensors, {k: v for k, v in flat.items() if not torch.is_tensor(v)}
 
 
-def _random():
-    "The state of all random numbers: tensors, and plain data."
+def _random_state():
+    "Collect the state of all random numbers: tensors, and plain data."
     kind, keys, *rest = np.random.get_state()
-    return (
-        {'random/torch': torch.get_rng_state(), 'random/numpy': torch.from_numpy(keys.astype('int64'))}
-        | {
-            f'random/cuda{i}': s
-            for i, s in enumerate(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
-        },
-        dict(python=random.getstate(), numpy=[kind, *rest]),
-    )
+    tensors = {'random/torch': torch.get_rng_state(), 'random/numpy': torch.from_numpy(keys.astype('int64'))}
+    if torch.cuda.is_available():
+        tensors |= {f'random/cuda{i}': s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    return tensors, dict(python=random.getstate(), numpy=[kind, *rest])
 
 
 def capture_state(
-    learn,  # in training
+    learn: Learner,  # in training
     epoch: int,
     batch: int,  # with which it would go on
-    seeds,  # state of the views' generator when that epoch began
-) -> tuple:  # tensors by name, plain data
-    "Everything that a run remembers between two steps."
-    opt, numbers = _optimizer(learn)
-    rng, plain = _random()
-    best, smooth, read = (
-        getattr(learn, 'early_stopping', None),
-        learn.recorder.smooth_loss,
-        getattr(learn.model.text_encoder, 'read', {}),
-    )
-    tensors = (
-        {f'model/{k}': v for k, v in learned(learn.model).items()} | opt | rng | {'seeds': seeds, 'smooth': smooth.val}
-    )
+    seeds: torch.Tensor,  # state of the augmentation's generator when that epoch began
+) -> tuple[dict, dict]:  # tensors by name, plain data
+    "Collect everything that a run remembers between two steps."
+    (opt, numbers), (rng, plain) = _optimizer_state(learn), _random_state()
+    best, smooth = getattr(learn, 'early_stopping', None), learn.recorder.smooth_loss
+    read = getattr(learn.model.text_encoder, 'read', {})
+    tensors = {f'model/{k}': v for k, v in trainable_state(learn.model).items()}
+    tensors |= opt | rng | {'seeds': seeds, 'smooth': smooth.val}
     if read:
         tensors['read'] = torch.stack(list(read.values()))
-    if best and best.kept:
-        tensors |= {f'best/{k}': v for k, v in best.kept.items()}
-    return (
-        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-        dict(
-            epoch=epoch,
-            batch=batch,
-            optimizer=numbers,
-            random=plain,
-            smooth=smooth.count,
-            pct=float(learn.pct_train),
-            steps=learn.train_iter,
-            rows=learn.loss_table.rows,
-            read=list(read),
-            best=[best.loss_then, best.waited] if best else None,
-        ),
+    if best and best.best_state:
+        tensors |= {f'best/{k}': v for k, v in best.best_state.items()}
+    facts = dict(
+        epoch=epoch,
+        batch=batch,
+        optimizer=numbers,
+        random=plain,
+        smooth=smooth.count,
+        pct=float(learn.pct_train),
+        steps=learn.train_iter,
+        rows=learn.loss_table.rows,
+        read=list(read),
+        best=[best.best_loss, best.waited] if best else None,
     )
+    return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, facts
 
 # %% ../../nbs/4_training/42_checkpoint.ipynb #9bf75844
-def restore_state(learn, tensors, plain):
-    "Give a learner, about to fit, the memory of another."
+def restore_state(
+    learn: Learner,  # about to fit
+    tensors: dict,
+    plain: dict,  # both from `capture_state`
+) -> None:
+    "Give a learner the state of another, without its random numbers."
 
-    def part(name):
+    def section(name):
         return {k.removeprefix(f'{name}/'): v for k, v in tensors.items() if k.startswith(f'{name}/')}
 
-    learn.model.load_state_dict(part('model'), strict=False)
+    learn.model.load_state_dict(section('model'), strict=False)
     params = dict(learn.model.named_parameters())
-    for k, v in (part('optimizer') | plain['optimizer']).items():
-        name, _, what = k.rpartition('/')
-        learn.opt.state[params[name]][what] = v.to(params[name].device) if torch.is_tensor(v) else v
-    learn.begin, learn.train_iter, learn.loss_table.rows = (
-        (plain['epoch'], plain['batch']),
-        plain['steps'],
-        plain['rows'],
-    )
+    for k, v in (section('optimizer') | plain['optimizer']).items():
+        name, _, field = k.rpartition('/')
+        learn.opt.state[params[name]][field] = v.to(params[name].device) if torch.is_tensor(v) else v
+    learn.begin, learn.train_iter = (plain['epoch'], plain['batch']), plain['steps']
+    learn.loss_table.rows = plain['rows']
     learn.recorder.smooth_loss.val, learn.recorder.smooth_loss.count = tensors['smooth'], plain['smooth']
     if plain['read']:
         learn.model.text_encoder.read = dict(zip(plain['read'], tensors['read']))
     if plain['best']:
-        (learn.early_stopping.loss_then, learn.early_stopping.waited), kept = plain['best'], part('best')
-        learn.early_stopping.kept = {k: v.to(learn.model.log_logit_scale.device) for k, v in kept.items()} or None
+        best, device = learn.early_stopping, learn.model.log_logit_scale.device
+        best.best_loss, best.waited = plain['best']
+        best.best_state = {k: v.to(device) for k, v in section('best').items()} or None
 
 
-def restore_random(learn, tensors, plain):
-    "Random numbers go on where they were."
+def restore_random(
+    learn: Learner,  # at the start of the training part of an epoch
+    tensors: dict,
+    plain: dict,  # both from `capture_state`
+) -> None:
+    "Set all random numbers to a captured state."
     learn.dls.train.batch_sampler.views.set_state(tensors['seeds'])
     torch.set_rng_state(tensors['random/torch'])
-    for i in range(torch.cuda.device_count()):  # as many as this machine has of those that there were
+    for i in range(torch.cuda.device_count()):  # this machine may have fewer than the other
         if f'random/cuda{i}' in tensors:
             torch.cuda.set_rng_state(tensors[f'random/cuda{i}'], i)
     kind, *rest = plain['random']['numpy']
@@ -119,6 +115,9 @@ def restore_random(learn, tensors, plain):
         learn.pct_train = plain['pct']  # inside an epoch; at its start fastai works it out itself
 
 # %% ../../nbs/4_training/42_checkpoint.ipynb #36966520
+_FORMAT = 2  # of the files of a checkpoint; raised when an older version cannot be resumed
+
+
 def _hash(data: bytes):
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -128,18 +127,18 @@ def _packed(plain):
 
 
 def write_checkpoint(
-    folder,  # of all checkpoints of a run
+    folder: str | Path,  # of all checkpoints of a run
     tensors: dict,
-    plain: dict,  # from `capture_state`
-    who: dict,  # from `run_fingerprint`
+    plain: dict,  # both from `capture_state`
+    run: dict,  # from `run_fingerprint`
     keep: int = 2,  # how many stay
 ) -> Path:
-    "Write a checkpoint; older ones go when it is there."
+    "Write a checkpoint, then remove older ones."
     path = Path(folder) / f"{plain['epoch']:04d}-{plain['batch']:07d}"
     with atomic_write(path, overwrite=True) as tmp:
         tmp.mkdir()
         save_file(tensors, tmp / 'state.safetensors')
-        body = plain | dict(who=who, tensors=_hash((tmp / 'state.safetensors').read_bytes()))
+        body = plain | dict(format=_FORMAT, run=run, tensors=_hash((tmp / 'state.safetensors').read_bytes()))
         (tmp / 'state.json').write_text(json.dumps(dict(hash=_hash(_packed(body).encode()), **body)))
     for old in checkpoints(folder)[:-keep]:
         for f in old.iterdir():
@@ -148,127 +147,126 @@ def write_checkpoint(
     return path
 
 
-def checkpoints(folder) -> list:  # of paths, the last is the newest
-    "Checkpoints of a run."
+def checkpoints(
+    folder: str | Path,
+) -> list[Path]:  # the last is the newest
+    "List the checkpoints of a run."
     return sorted(p for p in Path(folder).glob('*-*') if p.name[0] != '.')
 
 
 def read_checkpoint(
-    path,  # from `checkpoints`
-) -> tuple:  # tensors, plain data; raises `InputError` if it is damaged
+    path: Path,  # from `checkpoints`
+) -> tuple[dict, dict]:  # tensors, plain data; raises `DamagedError`, or `IncompatibleError` for an older version's
     "Read a checkpoint; nothing in it is executed."
+    broken = DamagedError(f'the checkpoint {path} is damaged; go on from the one before, or begin anew')
     try:
-        plain, data = json.loads((path / 'state.json').read_text()), (path / 'state.safetensors').read_bytes()
-        whole = plain.pop('hash') == _hash(_packed(plain).encode()) and plain['tensors'] == _hash(data)
-        if whole:
-            return load(data), plain
-    except (OSError, ValueError, KeyError, AttributeError):
-        pass
-    raise InputError(f'the checkpoint {path} is damaged; go on from the one before, or begin anew')
+        plain, data = json.loads((path / 'state.json').read_text('utf-8')), (path / 'state.safetensors').read_bytes()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise broken from None
+    if not isinstance(plain, dict) or plain.pop('hash', '') != _hash(_packed(plain).encode()):
+        raise broken
+    if plain.get('format') != _FORMAT:
+        raise IncompatibleError(
+            f'the checkpoint {path} was written by another version of this package; '
+            'finish the run with that version, or choose another folder'
+        )
+    if plain['tensors'] != _hash(data):
+        raise broken
+    return load(data), plain
 
 # %% ../../nbs/4_training/42_checkpoint.ipynb #9db9d942
 def run_fingerprint(
-    learn,  # from `closp_learner`
+    learn: Learner,  # from `closp_learner`
     recipe: Recipe,
 ) -> dict:  # plain data
-    "What makes a run this run and no other."
-    rows = [
-        (r.id, r.caption)
-        for d in (learn.dls.train, learn.dls.valid)
-        for s in d.dataset.sets.values()
-        for r in s.cat.frame.itertuples()
-    ]
-    old = pretrained_params(learn.model)
+    "Describe what tells a run from every other: recipe, tiles, weights."
+    sets = [s for d in (learn.dls.train, learn.dls.valid) for s in d.dataset.sets.values()]
+    rows = [(r.id, r.caption) for s in sets for r in s.cat.frame.itertuples()]
+    pretrained = pretrained_params(learn.model)
     return dict(
-        recipe=asdict(recipe),
+        recipe=recipe.flat(),
         tiles=_hash(json.dumps(rows).encode()),
-        weights={k: list(v.shape) for k, v in learned(learn.model).items()},
-        known={k: getattr(t, 'known', '') for k, t in learn.model.image_encoders.items()},
-        old=[n for n, p in learn.model.named_parameters() if p in old],
+        weights={k: list(v.shape) for k, v in trainable_state(learn.model).items()},
+        cached={k: getattr(e, 'key', '') for k, e in learn.model.image_encoders.items()},
+        pretrained=[n for n, p in learn.model.named_parameters() if p in pretrained],
     )
 
 
-def _same_run(path, was, now):
-    "Raise `InputError` if a checkpoint is of another run."
-    other = next((k for k in now['recipe'] if now['recipe'][k] != was['recipe'].get(k)), None)
-    for differs, say in [
-        (other, f"a recipe with {other}={was['recipe'].get(other)!r}, this run has {now['recipe'].get(other)!r}"),
-        (was['tiles'] != now['tiles'], 'other tiles than this catalog holds for training'),
-        (
-            was['weights'] != now['weights'] or was['known'] != now['known'],
-            'other towers (their weights differ in names or shapes, or in value where they are frozen)',
-        ),
-        (was['old'] != now['old'], 'other layers that came with weights'),
-    ]:
-        if differs:
-            raise InputError(
-                f'the checkpoint {path} belongs to {say}; resume with what it was made with, or choose another folder'
-            )
+def _check_run(path, was, now):
+    "Raise `IncompatibleError` if a checkpoint is of another run."
+    old, new = was['recipe'], now['recipe']
+    field = next((k for k in new if new[k] != old.get(k)), None)
+    if field:
+        differs = f'a recipe with {field}={old.get(field)!r}, this run has {new[field]!r}'
+    elif was['tiles'] != now['tiles']:
+        differs = 'other tiles than this catalog holds for training'
+    elif was['weights'] != now['weights'] or was['cached'] != now['cached']:
+        differs = 'other encoders (their weights differ in names or shapes, or in value where they are frozen)'
+    elif was['pretrained'] != now['pretrained']:
+        differs = 'other pretrained layers'
+    else:
+        return
+    raise IncompatibleError(
+        f'the checkpoint {path} belongs to {differs}; resume with what it was made with, or choose another folder'
+    )
 
-
+# %% ../../nbs/4_training/42_checkpoint.ipynb #3b1f60b2
 class Checkpoint(Callback):
-    "Write checkpoints after every epoch, and every so many steps; go on from the last if asked to."
+    "Write a checkpoint after every epoch, and every so many steps; go on from the last if asked to."
 
     order = 80  # after everything that counts or keeps
 
     def __init__(
         self,
-        folder,  # of checkpoints
+        folder: str | Path,  # of checkpoints
         recipe: Recipe,
         checkpoint_steps: int = 0,  # steps between checkpoints inside an epoch; 0 for none
         resume: bool = False,  # go on from the last one that is whole; from the start if there is none
         write: bool = True,  # or only read them, as all but the first of several processes do
     ):
-        self.place, self.recipe_now, self.every, self.resumes, self.writes, self.found, self.notes = (
-            Path(folder),
-            recipe,
-            checkpoint_steps,
-            resume,
-            write,
-            None,
-            [],
-        )
+        self.folder, self.recipe, self.checkpoint_steps = Path(folder), recipe, checkpoint_steps
+        self.resume, self.write = resume, write
+        self.state: tuple[dict, dict] | None = None  # that was read, until the random numbers are restored
+        self.notes: list[str] = []  # about damaged checkpoints
 
     def before_fit(self):
-        self.who, self.views = (
-            json.loads(json.dumps(run_fingerprint(self.learn, self.recipe_now))),
-            self.dls.train.batch_sampler.views,
-        )
-        if not self.resumes and checkpoints(self.place):
+        self.run_now = json.loads(json.dumps(run_fingerprint(self.learn, self.recipe)))
+        self.generator = self.dls.train.batch_sampler.views
+        found = checkpoints(self.folder)
+        if found and not self.resume:
             raise InputError(
-                f'{self.place} holds checkpoints of a run; go on with it by resume=True (--resume), or choose another folder'
+                f'{self.folder} holds checkpoints of a run; go on with it by resume=True, or choose another folder'
             )
-        for path in reversed(checkpoints(self.place) if self.resumes else []):
-            try:
-                self.found = read_checkpoint(path)
-            except ClospError as e:
-                self.notes.append(str(e).partition(';')[0])
-                continue
-            _same_run(path, self.found[1]['who'], self.who)
-            restore_state(self.learn, *self.found)
-            break
-        if self.notes:
-            self.notes = [
-                '; '.join(
-                    [*self.notes, 'going on from ' + (f'the one before, {path.name}' if self.found else 'the start')]
-                )
-            ]
+        self._restore(found)
 
-        for n in self.notes:
-            print(n)
+    def _restore(self, found):
+        damaged = []
+        for path in reversed(found):
+            try:
+                self.state = read_checkpoint(path)
+            except DamagedError as e:
+                damaged.append(str(e).partition(';')[0])
+                continue
+            _check_run(path, self.state[1]['run'], self.run_now)
+            restore_state(self.learn, *self.state)
+            break
+        if damaged:
+            source = f'the one before, {path.name}' if self.state else 'the start'
+            self.notes = ['; '.join([*damaged, f'going on from {source}'])]
+            print(self.notes[0])
 
     def before_train(self):
-        if self.found:
-            restore_random(self.learn, *self.found)
-        self.found, self.seeds = None, self.views.get_state()
+        if self.state:
+            restore_random(self.learn, *self.state)
+        self.state, self.seeds = None, self.generator.get_state()
 
     def _save(self, epoch, batch, seeds):
-        if self.writes:
-            write_checkpoint(self.place, *capture_state(self.learn, epoch, batch, seeds), self.who)
+        if self.write:
+            write_checkpoint(self.folder, *capture_state(self.learn, epoch, batch, seeds), self.run_now)
 
     def after_batch(self):
-        if self.training and self.every and not (self.iter + 1) % self.every:
+        if self.training and self.checkpoint_steps and not (self.iter + 1) % self.checkpoint_steps:
             self._save(self.epoch, self.iter + 1, self.seeds)
 
     def after_epoch(self):
-        self._save(self.epoch + 1, 0, self.views.get_state())
+        self._save(self.epoch + 1, 0, self.generator.get_state())

@@ -1,5 +1,9 @@
-"""Embedding tiles, batches of 64: ResNet-50 at 120 px and ViT-S at 224 (from 120), plain float32 against bfloat16 with channels last, as `embed_command(precision='bf16')` does it;
-how far the answers move, and the share of the device's own bf16 matrix speed. All in one run, in turns, on the GPU if there is one; tiles lie there already."""
+"""Images per second of embedding, in batches of 64: ResNet-50 at 120 px and ViT-S at 224 (from 120).
+
+Plain float32 against bfloat16 with channels last, as `embed(precision='bf16')` does it; how far the answers move, and
+the fraction of the device's own bf16 matrix speed. All in one run, in turns, on the GPU if there is one; tiles lie
+there already.
+"""
 
 import sys
 from pathlib import Path
@@ -13,10 +17,10 @@ from closp_nb.models.closp import new_model
 from clock import DEVICE, in_turns, matrix_peak, told
 
 
-def measure(name, bs=64, rounds=3, least=3.0, sensor='s2', peak=None):
-    "Prints what was measured; returns (ratio, smallest cosine between the two)."
+def measure(name, batch_size=64, rounds=3, min_seconds=3.0, sensor='s2', peak=None):
+    "Print the speed of both; return the ratio and the smallest cosine between the two."
     model = new_model(CLOSP_NB.change(image_encoder=name, text_encoder='tiny'), (sensor,)).eval().to(DEVICE)
-    x = torch.randn(bs, 12, 120, 120, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    x = torch.randn(batch_size, 12, 120, 120, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     with FlopCounterMode(display=False) as count, torch.inference_mode():
         model.encode_image(sensor, x[:1])
     flops, quick = count.get_total_flops(), new_model(model.recipe, (sensor,)).eval().to(DEVICE)
@@ -26,7 +30,7 @@ def measure(name, bs=64, rounds=3, least=3.0, sensor='s2', peak=None):
             'bf16 and channels last': lambda: half(quick.encode_image, sensor, x),
         }
         a, b = (f() for f in ways.values())
-        rate = {n: bs / t for n, t in in_turns(ways, rounds, least).items()}
+        rate = {n: batch_size / t for n, t in in_turns(ways, rounds, min_seconds).items()}
     peak, near = peak or matrix_peak(), (a * b).sum(1).min()
     for n, r in rate.items():
         print(f'{name:10s} {n:24s} {r:8.1f} images/s, {r * flops / peak:.0%} of the bf16 peak', flush=True)

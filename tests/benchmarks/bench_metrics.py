@@ -1,6 +1,11 @@
-"1,000 queries against 517,000 tiles at k = 1000: search by exact product, graded relevance from label sets, all measures of chapter 60, floors, intervals. Arguments: queries, tiles, k."
+"""1,000 queries against 517,000 tiles at k = 1000: all measures of chapter 60, floors, intervals.
 
-import resource, sys, time
+Search is by exact product, relevance is graded, from label sets. Arguments: queries, tiles, k.
+"""
+
+import resource
+import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -80,7 +85,7 @@ def measure(scores, rel, number):
 
 
 def check(scores, rel, value):
-    "The same nDCG from the run that is left of the scores, and sparse relevance; outside of the clock. Returns seconds per query."
+    "Check that a run and sparse relevance give the same nDCG; return seconds per query."
     run, sparse = Run.of(scores, K), exponential_gain(csr_array(rel))
     start = time.perf_counter()
     off = np.abs(ndcg(run, sparse, K) - value).max()
@@ -118,7 +123,8 @@ if __name__ == '__main__':
     for m, v in intervals.items():
         print(f'{m:24s} {v[0]:.4f}  from {v[1]:.4f} to {v[2]:.4f}')
     print(
-        f'{Q:,} queries, {N:,} tiles, {THREADS} threads: {seconds:.1f} s with the product, {seconds - search:.1f} s without'
+        f'{Q:,} queries, {N:,} tiles, {THREADS} threads: '
+        f'{seconds:.1f} s with the product, {seconds - search:.1f} s without'
     )
     print(f'processor time of all threads: {cpu:.1f} s, at best half of it on two idle cores')
     print(f'nDCG@{K} of a run with sparse relevance, equal to 1e-6: {of_run * 1000:.2f} ms per query')

@@ -1,4 +1,4 @@
-"What the benchmarks of training and embedding share: the device, a clock that waits for it, turns that variants take, and how fast it multiplies matrices."
+"Shared by the benchmarks of training and embedding: device, clock, turns of variants, speed of a matrix product."
 
 import time
 from pathlib import Path
@@ -11,40 +11,40 @@ GPU = DEVICE.type == 'cuda'
 
 
 def wait():
-    "Until the device has done what it was told."
+    "Wait until the device is idle."
     if GPU:
         torch.cuda.synchronize()
 
 
-def seconds(f, least):
-    "Of one call, over calls that take at least so many seconds together."
+def seconds(f, min_seconds):
+    "Time one call, as the mean of calls that take at least so many seconds together."
     wait()
     n, start = 0, time.perf_counter()
-    while not n or time.perf_counter() - start < least:
+    while not n or time.perf_counter() - start < min_seconds:
         f()
         wait()
         n += 1
     return (time.perf_counter() - start) / n
 
 
-def in_turns(variants, rounds, least):
-    "Name -> seconds of one call, the best of some rounds; all take turns, so that a busy minute is everybody's."
+def in_turns(variants, rounds, min_seconds):
+    "Time variants by name, the best of some rounds; all take turns, so that a busy minute slows all of them."
     for f in variants.values():
         f()
         f()  # the first calls set things up
-    took = [{n: seconds(f, least) for n, f in variants.items()} for _ in range(rounds)]
+    took = [{n: seconds(f, min_seconds) for n, f in variants.items()} for _ in range(rounds)]
     return {n: min(t[n] for t in took) for n in variants}
 
 
-def matrix_peak(least=2.0, n=None):
-    "Floating-point operations per second of a large bfloat16 matrix product."
+def matrix_peak(min_seconds=2.0, n=None):
+    "Measure the floating-point operations per second of a large bfloat16 matrix product."
     n = n or (8192 if GPU else 2048)
     a = torch.randn(n, n, dtype=torch.bfloat16, device=DEVICE)
-    return 2 * n**3 / min(seconds(lambda: a @ a, least / 4) for _ in range(4))
+    return 2 * n**3 / min(seconds(lambda: a @ a, min_seconds / 4) for _ in range(4))
 
 
 def knows_bf16():
-    "Does the device multiply in bfloat16?"
+    "Check whether the device multiplies in bfloat16."
     cpu = Path('/proc/cpuinfo')
     return (
         torch.cuda.is_bf16_supported()
@@ -54,7 +54,7 @@ def knows_bf16():
 
 
 def told():
-    "The device, in words."
+    "Describe the device."
     return (
         torch.cuda.get_device_name() if GPU else f'{torch.get_num_threads()} threads of the processor'
     ) + f", {'with' if knows_bf16() else 'without'} bfloat16"

@@ -1,7 +1,14 @@
 "Dense oracles for chapter 60: plain loops, all orders of tied tiles, ir_measures, simulation, every refusal."
 
-import itertools, math, re, subprocess, sys, tracemalloc
-import ir_measures, numpy as np, pytest
+import itertools
+import math
+import re
+import subprocess
+import sys
+import tracemalloc
+import ir_measures
+import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 from ir_measures import AP, P, R, RR, Rprec, nDCG
 from pathlib import Path
@@ -27,7 +34,10 @@ from closp_nb.evaluation.metrics import (
     reciprocal_rank,
 )
 
-close = lambda a, b, tol=1e-12: np.testing.assert_allclose(a, b, rtol=0, atol=tol)
+
+def close(a, b, tol=1e-12):
+    np.testing.assert_allclose(a, b, rtol=0, atol=tol)
+
 
 # --- plain loops over an untied order of tiles -----------------------------------------------------------------
 
@@ -125,7 +135,10 @@ def test_untied_runs_equal_the_loops(seed, k):
     rng = np.random.default_rng(seed)
     s, rel = rng.random((9, 40)), rng.integers(0, 4, (9, 40)) * (rng.random((9, 40)) < 0.4)
     g, w, order = exponential_gain(rel), rel > 0, np.argsort(-s, axis=1)
-    ranked = lambda x: np.take_along_axis(x, order, 1).tolist()
+
+    def ranked(x):
+        return np.take_along_axis(x, order, 1).tolist()
+
     close(ndcg(s, g, k), [loop_ndcg(x, k) for x in ranked(g)])
     close(precision(s, w, k), [loop_precision(x, k) for x in ranked(w)])
     close(recall(s, w, k), [loop_recall(x, k) for x in ranked(w)])
@@ -288,7 +301,10 @@ def test_agrees_with_ir_measures_query_by_query(seed):
         rng.integers(0, 4, (q, n)) * (rng.random((q, n)) < 0.2),
     )
     rel[:, 0] = 1
-    named = lambda m: {f'q{i}': {f't{j}': m[i, j].item() for j in range(n)} for i in range(q)}
+
+    def named(m):
+        return {f'q{i}': {f't{j}': m[i, j].item() for j in range(n)} for i in range(q)}
+
     w = rel > 0
     ours = {
         nDCG @ k: ndcg(s, rel, k),
@@ -316,7 +332,10 @@ def test_agrees_with_ir_measures_on_tied_runs(seed):
     s, rel = rng.integers(0, 3, 6), rng.integers(0, 4, 6)
     rel[0] = 1
     names = list(itertools.permutations(range(6)))  # they break ties by name: give the names in all orders
-    ask = lambda x: {f'q{i}': {'abcdef'[a]: x[j].item() for a, j in enumerate(o)} for i, o in enumerate(names)}
+
+    def ask(x):
+        return {f'q{i}': {'abcdef'[a]: x[j].item() for a, j in enumerate(o)} for i, o in enumerate(names)}
+
     g, w = rel[None], rel[None] > 0
     ours = {
         nDCG @ 4: ndcg(s[None], g, 4),
@@ -423,7 +442,7 @@ def test_relevance_of_the_query_chapter_fits():
     from closp_nb.data.queries import relevance
 
     rng = np.random.default_rng(4)
-    rows = pd.DataFrame({'labels': [tuple(l for l in LABELS if rng.random() < 0.2) for _ in range(80)]})
+    rows = pd.DataFrame({'labels': [tuple(x for x in LABELS if rng.random() < 0.2) for _ in range(80)]})
     cat = SimpleNamespace(frame=rows, table=rows)
     queries = pd.DataFrame({'labels': [(a,) for a in LABELS] + [(LABELS[0], LABELS[4])]})
     dense, sparse = relevance(queries, cat), relevance(queries, cat, sparse=True)
@@ -628,12 +647,12 @@ def test_a_bad_row_is_named_by_its_number_in_the_whole_matrix(monkeypatch):
 
 def test_importing_metrics_loads_nothing_heavy():
     heavy = 'torch pandas fastai faiss rasterio ipywidgets matplotlib scipy'.split()
-    code = f'import sys, closp_nb.metrics; sys.exit(sum(m in sys.modules for m in {heavy!r}))'
+    code = f'import sys, closp_nb.evaluation.metrics; sys.exit(sum(m in sys.modules for m in {heavy!r}))'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 def test_benchmark_in_small():
-    bench = Path(__file__).resolve().parent / 'benchmarks' / 'bench_metrics.py'
+    bench = Path(__file__).resolve().parents[1] / 'benchmarks' / 'bench_metrics.py'
     p = subprocess.run([sys.executable, str(bench), '70', '9000', '100'], capture_output=True, text=True, timeout=300)
     assert p.returncode == 0, p.stderr
     m = re.fullmatch(r'bench_metrics ratio=(\d+\.\d) goal=1', p.stdout.splitlines()[-1])

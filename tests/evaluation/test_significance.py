@@ -1,14 +1,22 @@
 "Oracles for chapter 61: all ways of the coins, SciPy, Holm's procedure as he wrote it, means by hand, every refusal."
 
-import itertools, subprocess, sys
-import numpy as np, pandas as pd, pytest
+import itertools
+import subprocess
+import sys
+import numpy as np
+import pandas as pd
+import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
 from closp_nb.core import InputError
 from closp_nb.evaluation.metrics import bootstrap, paired_bootstrap
 from closp_nb.evaluation.significance import holm, means, sign_flip, versus
 
-close = lambda a, b, tol=1e-12: np.testing.assert_allclose(a, b, rtol=0, atol=tol)
+
+def close(a, b, tol=1e-12):
+    return np.testing.assert_allclose(a, b, rtol=0, atol=tol)
+
+
 zero = np.zeros
 
 
@@ -64,7 +72,7 @@ def test_draws_in_pieces_do_not_swell(monkeypatch):
 
 
 def step_down(p):
-    "Holm (1979) as a test: walk up from the smallest p, stop at the first that fails; the adjusted p is the level at which each just passes."
+    "Test as Holm (1979): walk up from the smallest p, stop at the first that fails; adjusted: where each passes."
     order, out, worst = sorted(range(len(p)), key=lambda i: p[i]), [None] * len(p), 0
     for j, i in enumerate(order):
         worst = max(worst, min(1, (len(p) - j) * p[i]))
@@ -172,6 +180,6 @@ def test_refusals_are_one_line_with_a_mend(i):
 
 def test_importing_significance_loads_nothing_heavy():
     heavy = 'torch fastai faiss rasterio geopandas ipywidgets matplotlib scipy'.split()
-    code = f'import sys, closp_nb.significance; print([m for m in {heavy!r} if m in sys.modules])'
+    code = f'import sys, closp_nb.evaluation.significance; print([m for m in {heavy!r} if m in sys.modules])'
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert p.returncode == 0 and p.stdout.strip() == '[]', p.stdout + p.stderr

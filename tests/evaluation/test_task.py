@@ -1,29 +1,41 @@
-"Chapters 63, 12d and 13b from outside: ir_measures on the exported files, plain loops, files of others, every refusal, the commands."
+"Task, scores, report and commands from outside: ir_measures on the exported files, loops, files of others, refusals."
 
-import os, subprocess, sys
-import geopandas as gpd, ir_measures, numpy as np, pandas as pd, pytest
+import os
+import subprocess
+import sys
+import geopandas as gpd
+import ir_measures
+import numpy as np
+import pandas as pd
+import pytest
 from hypothesis import given, settings, strategies as st
 from ir_measures import AP, P, R, RR, Rprec, nDCG
 from pathlib import Path
 from shapely.geometry import Point
 from closp_nb.cli import evaluate as evals
-from closp_nb.evaluation import task as reports, report as tables
+from closp_nb.evaluation import metrics, report, scores
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
 from closp_nb.models.inference import encode_numpy
 from closp_nb.models.folder import save_model
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.search.index import Index
 from closp_nb.labels import LABELS, caption
 from closp_nb.evaluation.metrics import paired_bootstrap
-from closp_nb.data.queries import make_queries, write_queries
-from closp_nb.evaluation.task import IndexRanker, RunRanker, make_task, unseen_blocks, read_topics, score_task
+from closp_nb.data.queries import make_queries, relevance, write_queries
+from closp_nb.evaluation.task import gallery_task, make_task, unseen_blocks, read_topics
+from closp_nb.evaluation.scores import FEW, IndexRanker, RunRanker, evaluate, score_task
 from closp_nb.evaluation.significance import holm, sign_flip
 from closp_nb.geodesy import km_between, place_block
 
-close = lambda a, b, tol=1e-9: np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=0, atol=tol)
+
+def close(a, b, tol=1e-9):
+    return np.testing.assert_allclose(np.asarray(a, float), np.asarray(b, float), rtol=0, atol=tol)
+
+
 N = 260
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def archive(n=N, seed=0):
@@ -46,7 +58,7 @@ def archive(n=N, seed=0):
             time='',
             raw_labels=labels,
             labels=labels,
-            caption=[caption(l) for l in labels],
+            caption=[caption(names) for names in labels],
             event='',
             notes=[[]] * n,
             cloud=np.nan,
@@ -84,15 +96,15 @@ def result(folder):
 
 
 def printed(page):
-    "Numbers of the first table: (gallery, measure, land) -> (mean, chance)."
+    "Numbers of the first table: (gallery, measure, region) -> (mean, chance)."
     lines = [
-        [c.strip() for c in l.strip('|').split('|')]
-        for l in page.split('## Scores')[1].split('## ')[0].splitlines()
-        if l.startswith('|')
+        [c.strip() for c in line.strip('|').split('|')]
+        for line in page.split('## Scores')[1].split('## ')[0].splitlines()
+        if line.startswith('|')
     ][2:]
     out = {}
     for g, m, a, ca, b, cb in lines:
-        out[g, m, 'everywhere'], out[g, m, 'new blocks'] = (
+        out[g, m, 'everywhere'], out[g, m, 'unseen blocks'] = (
             (float(a.split()[0]), float(ca)),
             (float(b.split()[0]), float(cb)),
         )
@@ -117,11 +129,11 @@ def test_table_equals_ir_measures_on_the_exported_run(place):
         }
         kinds, numbers = {'both': {'s1', 's2'}, 'Sentinel-1': {'s1'}, 'Sentinel-2': {'s2'}}, printed(page)
         assert len(numbers) == 3 * 8 * 2
-        for gallery, land, metric in {(g, l, m) for g, m, l in numbers}:
+        for gallery, region, metric in {(g, r, m) for g, m, r in numbers}:
             ids = {
                 r.id
                 for r in t.itertuples()
-                if r.split == 'corpus' and r.sensor in kinds[gallery] and (land == 'everywhere' or r.id in new)
+                if r.split == 'corpus' and r.sensor in kinds[gallery] and (region == 'everywhere' or r.id in new)
             }
             some_run, some_qrels = ([x for x in xs if x.doc_id in ids] for xs in (run, qrels))
             kind, _, k = metric.partition('@')
@@ -144,7 +156,7 @@ def test_table_equals_ir_measures_on_the_exported_run(place):
                         [m], [q for q in some_qrels if q.query_id in able], [r for r in some_run if r.query_id in able]
                     )
                 ]
-            close(numbers[gallery, metric, land][0], np.mean(values), 5.1e-4)
+            close(numbers[gallery, metric, region][0], np.mean(values), 5.1e-4)
     a, b = (result(d / f'e_{n}').query('metric == "mAP" and gallery == "both"').value.mean() for n in ('good', 'poor'))
     assert a > b + 0.05
 
@@ -155,7 +167,7 @@ class Shuffled:
     def __init__(self, n, seed):
         self.n, self.rng = n, np.random.default_rng(seed)
 
-    def best(self, lo, hi, among, k):
+    def topk(self, lo, hi, among, k):
         at = np.flatnonzero(among)
         r = np.stack([self.rng.permutation(at)[:k] for _ in range(lo, hi)])
         return r, np.tile(np.arange(r.shape[1], 0, -1.0), (len(r), 1))
@@ -164,7 +176,7 @@ class Shuffled:
 def test_chance_is_what_shuffled_answers_reach():
     task = make_task(archive(120))
     got = pd.concat([score_task(task, Shuffled(120, i))[0] for i in range(60)])
-    m = got[got.shown].groupby(['gallery', 'land', 'metric'])[['value', 'random']].mean()
+    m = got[got.shown].groupby(['gallery', 'region', 'metric'])[['value', 'random']].mean()
     assert len(m) >= 24 and (m.value - m.random).abs().max() < 0.04
 
 
@@ -172,9 +184,9 @@ def test_blocks_of_queries_change_nothing(place, monkeypatch):
     d, cat, model = place
     task = make_task(cat)
     whole = score_task(task, IndexRanker(Index.load(d / 'good'), model, task.queries))
-    monkeypatch.setattr(reports, '_CELLS', 3 * N)
+    monkeypatch.setattr(scores, '_CELLS', 3 * N)
     parts = score_task(task, IndexRanker(Index.load(d / 'good'), model, task.queries, batch_size=5))
-    key = ['query', 'gallery', 'land', 'metric']
+    key = ['query', 'gallery', 'region', 'metric']
     a, b = (x[0].sort_values(key).reset_index(drop=True) for x in (whole, parts))
     assert a[key].equals(b[key])
     close(a.value, b.value, 1e-6)
@@ -186,7 +198,7 @@ def test_linear_gain_and_level(place):
     queries = make_queries(cat.where(split='corpus'))
     task = make_task(cat, queries, d / 'e_good' / 'qrels.trec', level=2, linear=True)
     r = score_task(task, IndexRanker(Index.load(d / 'good'), model, queries), 'nDCG@20,P@5')[0].query(
-        'gallery == "both" and land == "everywhere"'
+        'gallery == "both" and region == "everywhere"'
     )
     run, qrels = (
         ir_measures.read_trec_run(str(d / 'e_good' / 'run.trec')),
@@ -245,7 +257,7 @@ def test_part_of_a_cut_run_is_the_head_of_the_part(tmp_path_factory, seed, cut, 
             for j, t in enumerate(o[: early if i == 'c' else cut])
         )
     )
-    r, s = RunRanker(path, q, cat).best(0, 3, among, n)
+    r, s = RunRanker(path, q, cat).topk(0, 3, among, n)
     assert r.shape == s.shape
     for i, o in enumerate(order):
         want = [t for t in o[: early if i == 2 else cut] if among[t]][: r.shape[1]]
@@ -270,7 +282,7 @@ def test_what_is_not_taken_is_counted(place, tmp_path):
         'not asked: 1 of 6',
         'not in the gallery: 2 of 6',
         'below 0: 1',
-        'without a right tile in the gallery: 1 of 3',
+        'without a relevant tile in the gallery: 1 of 3',
         'they do not count in means: z',
     ):
         assert part in said, (part, said)
@@ -280,15 +292,15 @@ def test_what_is_not_taken_is_counted(place, tmp_path):
     for part in ('not asked: 1 of 4', 'not in the archive: 1 of 4', 'Queries without an answer: 2 (y, z)'):
         assert part in said, (part, said)
     r, _, notes = score_task(task, run)
-    p = r[(r.metric == 'nDCG@1') & (r.gallery == 'both') & (r.land == 'everywhere')].set_index('query').value
+    p = r[(r.metric == 'nDCG@1') & (r.gallery == 'both') & (r.region == 'everywhere')].set_index('query').value
     assert p['x'] == 1 and p['y'] == 0 and np.isnan(p['z'])
     assert any('mAP' in n and 'left out' in n for n in notes)
 
 
-# --- land -------------------------------------------------------------------------------------------------------
+# --- regions -------------------------------------------------------------------------------------------------------
 
 
-def test_new_land_by_hand():
+def test_unseen_blocks_by_hand():
     taught = np.array([[10.0, 45.0], [20.0, 50.0]])
     at = np.array([[10.001, 45.0], [14.0, 45.0], [np.nan, 45.0], [20.0, 52.0]])
     assert unseen_blocks(at, taught).tolist() == [False, True, False, True]
@@ -320,15 +332,15 @@ def test_training_tiles_of_a_second_catalog(place):
     a, b, c = make_task(cat), make_task(corpus, train=cat), make_task(corpus)
     for k in a.galleries:
         assert (a.galleries[k] == b.galleries[k]).all()
-    assert {l for _, l in c.galleries} == {'everywhere'} and not c.leaks and 'No training tile is known' in c.notes[-1]
-    assert 'Unknown: no training tile is known.' in tables.evaluation_page(
+    assert {r for _, r in c.galleries} == {'everywhere'} and not c.leaks and 'No training tile is known' in c.notes[-1]
+    assert 'Unknown: no training tile is known.' in report.evaluation_page(
         score_task(c, Shuffled(1, 0))[0], c.notes, c.leaks
     )
     lying = Catalog(
         cat.table.drop(columns='geometry').assign(split='corpus')
     )  # the archive calls them corpus, the second catalog knows better
     assert make_task(lying, train=cat).cat.table.id.tolist() == corpus.table.id.tolist()
-    assert any('no new land' in n for n in make_task(cat, km=5000.0).notes)
+    assert any('no unseen block' in n for n in make_task(cat, km=5000.0).notes)
 
 
 def test_leaks_of_the_page_are_those_of_the_splits(place):
@@ -336,7 +348,7 @@ def test_leaks_of_the_page_are_those_of_the_splits(place):
 
     d, cat, _ = place
     page, want = (d / 'e_good' / 'table.md').read_text(), leaks(cat, pixels=False).summary()
-    row = next(l for l in page.splitlines() if l.startswith('| median |'))
+    row = next(x for x in page.splitlines() if x.startswith('| median |'))
     close(float(row.split('|')[2]), want['median'], 5.1e-4)
     assert float(row.split('|')[3]) > float(row.split('|')[2])
 
@@ -347,26 +359,26 @@ def test_leaks_of_the_page_are_those_of_the_splits(place):
 def test_compare_by_hand(place):
     d, _, _ = place
     a, b = (result(d / f'e_{n}') for n in ('good', 'poor'))
-    t = tables.compare_evaluations({'good': a, 'poor': b})
+    t = report.compare_evaluations({'good': a, 'poor': b})
     assert len(t) == 3 * 2 * 8
     for r in t[t.metric.isin(['mAP', 'nDCG@10'])].itertuples():
         x, y = (
-            z[(z.gallery == r.gallery) & (z.land == r.land) & (z.metric == r.metric)].set_index('query').value
+            z[(z.gallery == r.gallery) & (z.region == r.region) & (z.metric == r.metric)].set_index('query').value
             for z in (b, a)
         )
         x, y = x.loc[sorted(x.index)].to_numpy(), y.loc[sorted(y.index)].to_numpy()
         close((r.difference, r.low, r.high), paired_bootstrap(x, y))
         close(r.p, sign_flip(x, y))
-    for _, g in t.groupby(['gallery', 'land']):
+    for _, g in t.groupby(['gallery', 'region']):
         close(g.holm, holm(g.p.to_numpy()))
-    three = tables.compare_evaluations({'a': a, 'b': b, 'c': b})
+    three = report.compare_evaluations({'a': a, 'b': b, 'c': b})
     assert (
         set(three.model) == {'b', 'c'}
         and set(three.base) == {'a'}
-        and (three.groupby(['gallery', 'land']).holm.max() <= 1).all()
+        and (three.groupby(['gallery', 'region']).holm.max() <= 1).all()
         and (three.holm >= three.p).all()
     )
-    flip = tables.compare_evaluations({'a': b, 'b': a})
+    flip = report.compare_evaluations({'a': b, 'b': a})
     close(flip.difference, -t.difference)
 
 
@@ -374,11 +386,14 @@ def test_the_same_question_in_another_order_is_the_same():
     cat = archive(90)
     queries = make_queries(cat.where(split='corpus'))
     perm = np.random.default_rng(1).permutation(90)
-    f = lambda c, q, **k: (
-        score_task(make_task(c, q, **k), Shuffled(90, 0))[0]
-        .groupby(['gallery', 'land'])[['same_tiles', 'same_grades']]
-        .first()
-    )
+
+    def f(c, q, **k):
+        return (
+            score_task(make_task(c, q, **k), Shuffled(90, 0))[0]
+            .groupby(['gallery', 'region'])[['same_tiles', 'same_grades']]
+            .first()
+        )
+
     a, b = f(cat, queries), f(cat.take(perm), queries.iloc[::-1])
     assert a.equals(b)
     for other in (f(cat, queries, linear=True), f(cat, queries, level=1)):
@@ -425,14 +440,14 @@ BAD = {
         ),
         'UTF-8',
     ),
-    'run without archive': (lambda d, t: dict(index=d / 'e_good' / 'run.trec'), '--catalog'),
+    'run without archive': (lambda d, t: dict(index=d / 'e_good' / 'run.trec'), 'catalog='),
     'run with model': (
         lambda d, t: dict(index=d / 'e_good' / 'run.trec', catalog=d / 'good', model=d / 'model'),
-        'leave out --model',
+        'leave out model=',
     ),
-    'index with archive': (lambda d, t: dict(catalog=d / 'good'), 'leave out --catalog'),
-    'qrels alone': (lambda d, t: dict(qrels=d / 'e_good' / 'qrels.trec'), '--queries'),
-    'queries alone': (lambda d, t: files('a\tlake\n')(d, t) and dict(queries=t / 'q.tsv'), '--qrels'),
+    'index with archive': (lambda d, t: dict(catalog=d / 'good'), 'leave out catalog='),
+    'qrels alone': (lambda d, t: dict(qrels=d / 'e_good' / 'qrels.trec'), 'queries='),
+    'queries alone': (lambda d, t: files('a\tlake\n')(d, t) and dict(queries=t / 'q.tsv'), 'qrels='),
     'queries twice': (files('a\tlake\na\tsea\n'), "'a' twice"),
     'queries cut': (files('a\tlake\nb\n'), 'line 2'),
     'queries latin': (files('a\tM\xfcnchen\n'.encode('latin-1')), 'UTF-8'),
@@ -445,7 +460,7 @@ BAD = {
     'qrels twice': (files('q001\tlake\n', 'q001 0 t0001 1\nq001 0 t0001 2\n'), 'second time'),
     'qrels words': (files('q001\tlake\n', 'q001 0 t0001 high\n'), 'no grade'),
     'qrels latin': (files('q001\tlake\n', 'q001 0 M\xfc 1\n'.encode('latin-1')), 'UTF-8'),
-    'all wrong': (lambda d, t: dict(level=7), 'no query has a right tile'),
+    'all wrong': (lambda d, t: dict(level=7), 'no query has a relevant tile'),
     'negative level': (lambda d, t: dict(level=-1), 'starts at 1'),
     'grades too high': (
         lambda d, t: files('q001\tlake\n', f'q001 0 {make_task(Index.load(d / "good").cat).cat.table.id[0]} 99\n')(
@@ -456,7 +471,7 @@ BAD = {
     'measure': (lambda d, t: dict(measures='nDCG@10,accuracy'), "'accuracy'"),
     'no measure': (lambda d, t: dict(measures=' , '), 'no measure is named'),
     'depth': (lambda d, t: dict(measures='mAP', depth=5), 'cannot be had'),
-    'negative depth': (lambda d, t: dict(depth=-2), '--depth'),
+    'negative depth': (lambda d, t: dict(depth=-2), 'depth=-2'),
     'km': (lambda d, t: dict(km=0.0), 'blocks of 0 km'),
     'no training': (
         lambda d, t: (
@@ -465,9 +480,46 @@ BAD = {
         ),
         "split 'train'",
     ),
-    'onto itself': (lambda d, t: dict(out=d / 'good', overwrite=True), 'write elsewhere'),
-    'above itself': (lambda d, t: dict(out=d, overwrite=True), 'write elsewhere'),
-    'taken': (lambda d, t: dict(out=d / 'e_good'), '--force'),
+    'onto itself': (lambda d, t: dict(out=d / 'good', force=True), 'write elsewhere'),
+    'above itself': (lambda d, t: dict(out=d, force=True), 'write elsewhere'),
+    'taken': (lambda d, t: dict(out=d / 'e_good'), 'overwrite=True'),
+}
+KIND = {  # all others are InputError; ClospError: the kind is settled by the chapter that refuses
+    **dict.fromkeys(
+        [
+            'run twice',
+            'run short',
+            'run nan',
+            'run long',
+            'run very long',
+            'run empty',
+            'run latin',
+            'queries twice',
+            'queries cut',
+            'queries latin',
+            'queries blank id',
+            'queries empty',
+            'only a header',
+            'json empty text',
+        ],
+        DamagedError,
+    ),
+    **dict.fromkeys(['run of others', 'qrels of others', 'all wrong'], IncompatibleError),
+    **dict.fromkeys(
+        [
+            'no such index',
+            'a model of another kind',
+            'json latin',
+            'qrels twice',
+            'qrels words',
+            'qrels latin',
+            'km',
+            'onto itself',
+            'above itself',
+            'taken',
+        ],
+        ClospError,
+    ),
 }
 
 
@@ -476,7 +528,7 @@ def test_refusals_are_one_line_with_a_mend(place, tmp_path, name):
     d, _, _ = place
     make, part = BAD[name]
     kw = dict(index=d / 'good', out=tmp_path / 'out') | make(d, tmp_path)
-    with pytest.raises(InputError) as e:
+    with pytest.raises(KIND.get(name, InputError)) as e:
         evals.evaluate_command(**{k: str(v) if isinstance(v, Path) else v for k, v in kw.items()})
     text = str(e.value)
     assert part in text and '\n' not in text and ';' in text, text
@@ -499,23 +551,23 @@ def test_comparisons_are_refused(place, tmp_path):
 
     cases = [
         (saved('q', a[a['query'] != 'q002']), 'queries differ'),
-        (saved('g', a[a.land == 'everywhere']), 'new blocks'),
+        (saved('g', a[a.region == 'everywhere']), 'unseen blocks'),
         (saved('t', a.assign(same_tiles='x')), 'they are others'),
-        (saved('j', a.assign(same_grades='x')), 'what is right differs'),
+        (saved('j', a.assign(same_grades='x')), 'what is relevant differs'),
         (saved('m', a.assign(shown=False)), 'no measure in common'),
         (saved('c', a.drop(columns='shown')), 'lacks shown'),
-        (saved('e', a[:0]), 'is empty'),
-        (str(d / 'good'), 'closp eval'),
+        (saved('e', a[:0]), 'is empty', DamagedError),
+        (str(d / 'good'), 'closp eval', NotFoundError),
     ]
-    for folder, part in cases:
-        with pytest.raises(InputError) as e:
+    for folder, part, *kind in cases:
+        with pytest.raises(*kind or [IncompatibleError]) as e:
             evals.compare_command([str(d / 'e_good'), folder])
         assert part in str(e.value) and '\n' not in str(e.value), e.value
 
 
 def test_a_failure_half_way_leaves_nothing(place, tmp_path, monkeypatch):
     d, _, _ = place
-    monkeypatch.setattr(tables, 'report', lambda *a: 1 / 0)
+    monkeypatch.setattr(report, 'evaluation_page', lambda *a: 1 / 0)
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'old.txt').write_text('kept')
     with pytest.raises(ZeroDivisionError):
@@ -539,6 +591,63 @@ def test_pictures_that_cannot_be_drawn_are_told(place, tmp_path, capsys):
     assert (tmp_path / 'e' / 'ndcg.png').exists() and set(result(tmp_path / 'e').gallery) == {'Sentinel-1'}
 
 
+# --- one stack -------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_equals_dense_arrays(place):
+    "`evaluate` gives what chapter 60 gives for the whole matrix of scores, sensor by sensor."
+    d, cat, model = place
+    rng = np.random.default_rng(0)
+    cat = cat.where(split='corpus')
+    queries = make_queries(cat)
+    z, z0 = (rng.standard_normal((len(queries), 8)).astype('float32') for _ in range(2))
+    t, t0 = (rng.standard_normal((len(cat), 8)).astype('float32') for _ in range(2))
+    got = evaluate(z, t, queries, cat, untrained=(z0, t0))
+    assert list(dict.fromkeys(got.gallery)) == ['Sentinel-1', 'Sentinel-2', 'both']
+    assert list(dict.fromkeys(got.metric)) == FEW.split(',') and got.shown.all() and set(got.region) == {'everywhere'}
+    sensor = cat.table.sensor.to_numpy()
+    for gallery, mask in {'Sentinel-1': sensor == 's1', 'Sentinel-2': sensor == 's2', 'both': sensor != ''}.items():
+        rel = relevance(queries, cat.where(mask))
+        gain, right = metrics.exponential_gain(rel), rel == queries.labels.map(len).to_numpy()[:, None]
+        for metric, f, floor, truth in (
+            ('nDCG@10', lambda s: metrics.ndcg(s, gain, 10), metrics.random_ndcg(gain, 10), gain > 0),
+            ('nDCG@1000', lambda s: metrics.ndcg(s, gain, 1000), metrics.random_ndcg(gain, 1000), gain > 0),
+            ('P@10', lambda s: metrics.precision(s, right, 10), metrics.random_precision(right), right),
+            ('mAP', lambda s: metrics.average_precision(s, right), metrics.random_average_precision(right), right),
+        ):
+            r = got[(got.gallery == gallery) & (got.metric == metric)]
+            assert r.text.tolist() == queries.text.tolist() and r.relevant.tolist() == truth.sum(1).tolist()
+            assert (r.tiles == mask.sum()).all()
+            close(r.value, f(z @ t[mask].T), 1e-12)
+            close(r.untrained, f(z0 @ t0[mask].T), 1e-12)
+            close(r.random, floor, 1e-12)
+
+
+def test_evaluate_needs_a_vector_for_each():
+    cat = archive(40)
+    queries = make_queries(cat)
+    with pytest.raises(InputError, match='need a vector each'):
+        evaluate(np.zeros((len(queries), 4)), np.zeros((39, 4)), queries, cat)
+    with pytest.raises(InputError, match='labels.csv'):
+        gallery_task(queries, Catalog(cat.table.assign(caption='')))
+
+
+def test_a_bug_inside_shows_as_a_bug(place, tmp_path, monkeypatch):
+    "Reading a run and reading results tell damage, and nothing else."
+    d, cat, _ = place
+    q = make_task(cat).queries
+
+    def broken(*args, **kw):
+        return 1 / 0
+
+    monkeypatch.setattr(pd, 'read_csv', broken)
+    with pytest.raises(ZeroDivisionError):
+        RunRanker(d / 'e_good' / 'run.trec', q, cat)
+    monkeypatch.setattr(pd, 'read_parquet', broken)
+    with pytest.raises(ZeroDivisionError):
+        evals.compare_command([str(d / 'e_good'), str(d / 'e_poor')])
+
+
 # --- the shell --------------------------------------------------------------------------------------------------
 
 
@@ -546,7 +655,7 @@ def closp(*argv, cwd):
     return subprocess.run(
         [sys.executable, '-m', 'closp_nb.cli.main', *map(str, argv)],
         cwd=cwd,
-        env=os.environ | {'HF_HUB_OFFLINE': '1'},
+        env=os.environ | {'HF_HUB_OFFLINE': '1', 'PYTHONPATH': str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,
@@ -577,14 +686,14 @@ def test_commands(place, tmp_path):
         same.stderr
     )
     for argv, part in (
-        (('compare', d / 'e_good', 'other'), 'what is right differs'),
+        (('compare', d / 'e_good', 'other'), 'what is relevant differs'),
         (('compare', 'mine'), 'at least two'),
         (('eval', 'nowhere'), 'no index folder'),
         (('eval', d / 'good', '--out', 'mine'), '--force'),
         (('compare', d / 'e_good', 'mine', '--out', 'c.md'), '--force'),
     ):
         done = closp(*argv, cwd=tmp_path)
-        lines = [l for l in done.stderr.splitlines() if l.startswith('closp: ')]
+        lines = [x for x in done.stderr.splitlines() if x.startswith('closp: ')]
         assert done.returncode == 1 and len(lines) == 1 and part in lines[0] and 'Traceback' not in done.stderr, (
             done.stderr
         )

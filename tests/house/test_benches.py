@@ -78,7 +78,7 @@ def test_search(tmp_path):
 def test_training_steps_agree():
     "The quick variants begin with the loss of the plain one."
     said = bench(
-        code="import bench_train as b\nr, first = b.measure(bs=4, towers='tiny', rounds=1, least=.02)\nprint(first['text read once'], first['+ channels last'], first['+ bf16'], r)"
+        code="import bench_train as b\nr, first = b.measure(batch_size=4, encoder='tiny', rounds=1, min_seconds=.02)\nprint(first['text read once'], first['+ channels last'], first['+ bf16'], r)"
     )
     plain, last, half, r = map(float, said.splitlines()[-1].split())
     assert abs(plain - last) < 1e-3 and abs(plain - half) < 0.1 and r > 0, said
@@ -87,7 +87,7 @@ def test_training_steps_agree():
 
 def test_embedding_in_bf16_agrees():
     said = bench(
-        code="import bench_embed as b\nr, near = b.measure('tiny', bs=8, rounds=1, least=.02, peak=1e12)\nprint(r, float(near))"
+        code="import bench_embed as b\nr, near = b.measure('tiny', batch_size=8, rounds=1, min_seconds=.02, peak=1e12)\nprint(r, float(near))"
     )
     r, near = map(float, said.splitlines()[-1].split())
     assert near > 0.995 and r > 0, said

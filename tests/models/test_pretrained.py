@@ -606,7 +606,7 @@ def test_bad_whole_models(tmp_path):
 
 def test_what_was_loaded_is_what_learns_slowly_and_freezes(tmp_path):
     "The loader names tensors; the learner groups and freezes exactly those, and the random head stays fresh."
-    from closp_nb.training.callbacks import Freeze
+    from closp_nb.training.callbacks import FreezePretrained
     from closp_nb.training.learner import pretrained_params, param_groups
 
     model = CLOSP({'s2': image_encoder('resnet18:1000', S2)}, text_encoder('tiny'), PAPER.change(text_encoder='tiny'))
@@ -626,7 +626,7 @@ def test_what_was_loaded_is_what_learns_slowly_and_freezes(tmp_path):
         'image_projections.s2.weight',
         'image_projections.s2.bias',
     }
-    guard, model = Freeze(-1), model.train()
+    guard, model = FreezePretrained(-1), model.train()
     guard.learn = type('L', (), dict(model=model, epoch=0))()
     guard.before_fit()
     guard.before_train()

@@ -1,6 +1,13 @@
-"A killed run goes on to the bit; damaged and foreign checkpoints are told apart."
+"A killed run goes on to the bit; damaged checkpoints and those of other runs are told apart."
 
-import os, random, shutil, signal, subprocess, sys, time
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,13 +17,19 @@ from fastai.callback.core import Callback
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.folder import fingerprint, load_model
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import ClospError, InputError
+from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError
 from closp_nb.models.encoders import find_minilm
-from closp_nb.training.checkpoint import checkpoints, read_checkpoint
-from closp_nb.training.train import train
+from closp_nb.training.checkpoint import _hash, _packed, checkpoints, read_checkpoint
+from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def every(n):
+    return RunOptions(checkpoint_steps=n)
+
+
 QUICK = CLOSP_NB.change(text_encoder='tiny', epochs=3, batch_size=4, patience=3, location_encoder='tiny')
 
 
@@ -29,30 +42,31 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def whole(world, tmp_path_factory):
-    "A run that nobody disturbed."
+    "An undisturbed run."
     out = tmp_path_factory.mktemp('whole') / 'run'
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield out, train(Catalog.load(world), QUICK, progress=False, folder=out, checkpoint_steps=2)
+    yield out, train(Catalog.load(world), QUICK, progress=False, folder=out, options=every(2))
     torch.set_num_threads(threads)
 
 
 CHILD = """
-import os, random, signal, sys
-from dataclasses import replace
+import os, signal, sys
 import torch
 from fastai.callback.core import Callback
-from closp_nb.models.config import Recipe
+from closp_nb.models.config import CLOSP_NB
 from closp_nb.data.catalog import Catalog
-from closp_nb.training.train import train
+from closp_nb.training.train import RunOptions, train
 torch.set_num_threads(1)
 class Kill(Callback):
     order, n = 95, int(sys.argv[3])
     def after_batch(self):
         self.n -= 1
         if not self.n: os.kill(os.getpid(), signal.SIGKILL)
-recipe = Recipe(text='tiny', epochs=3, bs=4, patience=3, place='tiny')
-train(Catalog.load(sys.argv[1]), recipe, progress=False, folder=sys.argv[2], every=int(sys.argv[4]), resume=True, cbs=[Kill()], workers=int(sys.argv[5]))
+recipe = CLOSP_NB.change(text_encoder='tiny', epochs=3, batch_size=4, patience=3, location_encoder='tiny')
+options = RunOptions(checkpoint_steps=int(sys.argv[4]), workers=int(sys.argv[5]))
+cat = Catalog.load(sys.argv[1])
+train(cat, recipe, progress=False, folder=sys.argv[2], resume=True, callbacks=[Kill()], options=options)
 """
 
 
@@ -71,12 +85,12 @@ def same(a, b):
 
 
 def test_killed_at_a_random_step(world, whole, tmp_path):
-    "Killed again and again, at steps nobody chose, with and without checkpoints inside epochs; the log and the weights are equal to the byte."
+    "Killed twice, at random steps, with and without checkpoints inside epochs: log and weights are equal to the byte."
     out, rng = tmp_path / 'run', random.Random(os.environ.get('KILL_SEED', time.time_ns()))
     steps = [rng.randint(1, 7), rng.randint(1, 9)]
     print('killed after batches', steps)
-    for n, every, workers in zip(steps, (2, 1), (0, 1)):
-        p = child(world, out, n, every, workers)
+    for n, checkpoint_steps, workers in zip(steps, (2, 1), (0, 1)):
+        p = child(world, out, n, checkpoint_steps, workers)
         _, err = p.communicate(timeout=200)
         assert p.returncode in (-signal.SIGKILL, 0), err
     train(Catalog.load(world), QUICK, progress=False, folder=out, resume=True)
@@ -100,15 +114,15 @@ def test_broken_off_anywhere(world, whole, tmp_path, n):
     "After batch n, training and validation counted; in the same process, whose random numbers have moved on."
     cat = Catalog.load(world)
     with pytest.raises(KeyboardInterrupt):
-        train(cat, QUICK, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(n)])
+        train(cat, QUICK, progress=False, folder=tmp_path / 'run', options=every(1), callbacks=[Halt(n)])
     torch.rand(7)
     random.random()
-    train(cat, QUICK, progress=False, folder=tmp_path / 'run', checkpoint_steps=3, resume=True)
+    train(cat, QUICK, progress=False, folder=tmp_path / 'run', options=every(3), resume=True)
     same(tmp_path / 'run', whole[0])
 
 
-def test_watching_costs_nothing(world, whole, tmp_path):
-    "Checkpoints do not change a run."
+def test_checkpoints_change_nothing(world, whole, tmp_path):
+    "A run without checkpoints has the same losses."
     _, table = train(Catalog.load(world), QUICK, progress=False)
     assert table.equals(whole[1][1])
 
@@ -126,7 +140,7 @@ def test_what_was_read_is_not_read_again(world, tmp_path):
     cat, recipe = Catalog.load(world), QUICK.change(text_encoder='minilm', epochs=2)
     model, table = train(cat, recipe, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(cat, recipe, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(2)])
+        train(cat, recipe, progress=False, folder=tmp_path / 'run', options=every(1), callbacks=[Halt(2)])
     again, now = train(cat, recipe, progress=False, folder=tmp_path / 'run', resume=True)
     assert now.equals(table) and fingerprint(again) == fingerprint(model)
 
@@ -153,7 +167,7 @@ def test_damaged_falls_back(world, whole, tmp_path, harm, capsys):
         (f / 'state.safetensors').unlink()
     if harm == 'number':
         (f / 'state.json').write_text((f / 'state.json').read_text().replace('"steps": 9', '"steps": 8'))
-    with pytest.raises(InputError, match='damaged') as e:
+    with pytest.raises(DamagedError, match='damaged') as e:
         read_checkpoint(f)
     assert '\n' not in str(e.value)
     train(Catalog.load(world), QUICK, folder=out, resume=True)
@@ -173,7 +187,7 @@ def test_a_pickle_is_not_opened(world, whole, tmp_path):
     out = copied(whole, tmp_path)
     f = checkpoints(out / 'checkpoints')[-1] / 'state.safetensors'
     torch.save(Bomb(), f)
-    with pytest.raises(InputError, match='damaged'):
+    with pytest.raises(DamagedError, match='damaged'):
         read_checkpoint(f.parent)
 
 
@@ -194,15 +208,37 @@ def test_foreign_checkpoints(world, whole, tmp_path):
         (cat, QUICK.change(lr=1e-3), 'lr=0.002'),
         (cat, QUICK.change(epochs=4), 'epochs=3'),
         (Catalog(f), QUICK, 'other tiles'),
-        (cat, QUICK.change(text_encoder='tiny', location_encoder=''), 'place'),
+        (cat, QUICK.change(text_encoder='tiny', location_encoder=''), 'location_encoder'),
     ]:
-        with pytest.raises(InputError, match=say) as e:
+        with pytest.raises(IncompatibleError, match=say) as e:
             train(c, recipe, progress=False, folder=whole[0], resume=True)
         assert '\n' not in str(e.value) and 'or choose another folder' in str(e.value)
     with pytest.raises(InputError, match='resume=True'):
         train(cat, QUICK, progress=False, folder=whole[0])
     with pytest.raises(InputError, match='folder'):
         train(cat, QUICK, progress=False, resume=True)
+
+
+@pytest.mark.parametrize('name', ['json.loads', 'load'])
+def test_a_bug_is_no_damage(whole, monkeypatch, name):
+    def bug(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(f'closp_nb.training.checkpoint.{name}', bug)
+    with pytest.raises(ZeroDivisionError):
+        read_checkpoint(checkpoints(whole[0] / 'checkpoints')[-1])
+
+
+def test_older_versions_are_refused(world, whole, tmp_path):
+    "A sound checkpoint without the format's number, with other names inside."
+    out = copied(whole, tmp_path)
+    for f in checkpoints(out / 'checkpoints'):
+        body = {k: v for k, v in json.loads((f / 'state.json').read_text()).items() if k not in ('hash', 'format')}
+        body['who'] = body.pop('run')
+        (f / 'state.json').write_text(json.dumps(dict(hash=_hash(_packed(body).encode()), **body)))
+    with pytest.raises(IncompatibleError, match='another version') as e:
+        train(Catalog.load(world), QUICK, progress=False, folder=out, resume=True)
+    assert '\n' not in str(e.value)
 
 
 def test_two_stay(whole):

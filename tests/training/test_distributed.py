@@ -1,6 +1,12 @@
 "Several processes give the losses of one."
 
-import multiprocessing, os, signal, subprocess, sys, threading, time
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +17,12 @@ import torch
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.folder import fingerprint, load_model
 from closp_nb.models.closp import new_model
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, DivergedError, InputError
 from closp_nb.models.geoclosp import GeoCLOSP, location_encoder
 from closp_nb.geodesy import check_lonlat
 from closp_nb.training.distributed import launch
 from closp_nb.training.checkpoint import checkpoints
-from closp_nb.training.train import train
+from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
 pytestmark = [
@@ -30,7 +36,7 @@ RECIPE = CLOSP_NB.change(
 
 @pytest.fixture(scope='module')
 def cat(tmp_path_factory):
-    "Some places are unknown, so the shares differ in what they can compare."
+    "Make a world in which some coordinates are unknown, so that processes can compare different numbers of tiles."
     cat = build_world(tmp_path_factory.mktemp('processes') / 'world', 80, train_frac=0.6, geotiffs=0, progress=False)
     cat.frame.loc[::7, ['lon', 'lat']] = np.nan
     return cat
@@ -44,11 +50,11 @@ def model():
 @pytest.fixture(scope='module')
 def two(cat, tmp_path_factory):
     out = tmp_path_factory.mktemp('two') / 'run'
-    return out, *train(cat, RECIPE, progress=False, model=model(), folder=out, processes=2)
+    return out, *train(cat, RECIPE, progress=False, model=model(), folder=out, options=RunOptions(processes=2))
 
 
 def test_two_are_one(cat, two):
-    "Losses to 1e-4 of their size, weights to a thousandth: sums in another order round otherwise, and Adam divides by small numbers."
+    "Losses to 1e-4 of their size, weights to a thousandth: other sums round otherwise, and Adam divides by small ones."
     one, table = train(cat, RECIPE, progress=False, model=model())
     out, both, curve = two
     assert len(curve) == 3 and list(curve) == list(table)
@@ -62,6 +68,7 @@ def test_two_are_one(cat, two):
 def test_one_dies_and_the_run_resumes(cat, two, tmp_path):
     "A process is killed when some checkpoints are there; what is resumed equals the undisturbed run to the byte."
     out, done = tmp_path / 'run', []
+    run = dict(progress=False, folder=out, options=RunOptions(checkpoint_steps=1, processes=2))
 
     def kill():
         while not done and len(checkpoints(out / 'checkpoints')) < 2:
@@ -72,13 +79,13 @@ def test_one_dies_and_the_run_resumes(cat, two, tmp_path):
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        with pytest.raises(InputError, match='died') as e:
-            train(cat, RECIPE, progress=False, model=model(), folder=out, checkpoint_steps=1, processes=2)
+        with pytest.raises(ClospError, match='died') as e:
+            train(cat, RECIPE, model=model(), **run)
     finally:
         done.append(1)
         killer.join()
-    assert '\n' not in str(e.value) and 'resume' in str(e.value)
-    train(cat, RECIPE, progress=False, model=model(), folder=out, checkpoint_steps=1, processes=2, resume=True)
+    assert type(e.value) is ClospError and '\n' not in str(e.value) and 'resume' in str(e.value)
+    train(cat, RECIPE, model=model(), resume=True, **run)
     assert (out / 'log.csv').read_bytes() == (two[0] / 'log.csv').read_bytes()
     assert fingerprint(load_model(out / 'model')) == fingerprint(two[1])
 
@@ -88,7 +95,16 @@ def test_refusals_come_home(cat):
         launch(check_lonlat, 2, (200, 10))
     assert '\n' not in str(e.value)
     with pytest.raises(InputError, match='callbacks'):
-        train(cat, RECIPE, processes=2, cbs=[1])
+        train(cat, RECIPE, callbacks=[1], options=RunOptions(processes=2))
+
+
+def diverge():
+    raise DivergedError('not a number')
+
+
+def test_errors_keep_their_kind():
+    with pytest.raises(DivergedError, match='^not a number$'):
+        launch(diverge, 2)
 
 
 def linger(folder):
@@ -104,13 +120,15 @@ def alive(pid):
 
 
 @pytest.mark.skipif(not Path('/proc/self/stat').exists(), reason='looks into /proc')
-def test_nobody_trains_on_alone(tmp_path):
+def test_processes_end_with_their_parent(tmp_path):
     "Kill the process that started the others, and they end."
     here = Path(__file__).resolve()
-    code = f"from closp_nb.training.distributed import launch\nif __name__ == '__main__': launch('test_processes.linger', 2, {str(tmp_path)!r})"
-    p = subprocess.Popen(
-        [sys.executable, '-c', code], env=os.environ | {'PYTHONPATH': f'{here.parent.parent}{os.pathsep}{here.parent}'}
+    code = (
+        'from closp_nb.training.distributed import launch\n'
+        f"if __name__ == '__main__': launch('test_distributed.linger', 2, {str(tmp_path)!r})"
     )
+    path = os.pathsep.join(map(str, (here.parents[2], here.parents[1], here.parent)))
+    p = subprocess.Popen([sys.executable, '-c', code], env=os.environ | {'PYTHONPATH': path})
     try:
         end = time.time() + 120
         while len(list(tmp_path.iterdir())) < 2 and time.time() < end:

@@ -1,4 +1,6 @@
-"Frozen towers look once, and nothing else changes."
+"Frozen encoders see a tile once, and nothing else changes."
+
+from hashlib import blake2b
 
 import numpy as np
 import pytest
@@ -11,10 +13,10 @@ from closp_nb.models.closp import new_model
 from closp_nb.training.callbacks import recipe_callbacks
 from closp_nb.data.catalog import Catalog
 from closp_nb.sensors import SENSORS
-from closp_nb.core import InputError
+from closp_nb.core import IncompatibleError, InputError
 from closp_nb.training.feature_cache import CachedEncoder, encoder_features, encoder_key
 from closp_nb.training.learner import closp_learner, fit
-from closp_nb.training.train import train
+from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
 HEADS = CLOSP_NB.change(text_encoder='tiny', freeze_epochs=-1, epochs=3, batch_size=4)
@@ -32,7 +34,9 @@ def loaded(**kw):
     return model
 
 
-@pytest.mark.parametrize('kw', [{}, dict(accumulate=2), dict(place='tiny'), dict(caption_augmentation=1.0)])
+@pytest.mark.parametrize(
+    'kw', [{}, dict(grad_cache_chunks=2), dict(location_encoder='tiny'), dict(caption_augmentation=1.0)]
+)
 def test_equal_to_the_slow_way(cat, kw):
     from closp_nb.models.geoclosp import GeoCLOSP, location_encoder
 
@@ -43,9 +47,9 @@ def test_equal_to_the_slow_way(cat, kw):
         if recipe.model.location_encoder:
             model = GeoCLOSP.around(model, location_encoder('tiny'))
         if features:
-            model, table = train(cat, recipe, progress=False, model=model, features=True)
+            model, table = train(cat, recipe, progress=False, model=model, options=RunOptions(features=True))
         else:
-            learn = closp_learner(cat, recipe, model, augmentation=False, cbs=recipe_callbacks(recipe, model))
+            learn = closp_learner(cat, recipe, model, augmentation=False, callbacks=recipe_callbacks(recipe, model))
             model, table = learn.model, fit(learn, recipe)
         out.append((table, model.eval()))
     np.testing.assert_allclose(out[0][0], out[1][0], atol=1e-5)
@@ -68,44 +72,58 @@ class Counting:
 
 
 def test_keys(cat, tmp_path):
-    tower, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
-    a = encoder_features(tower, part, tmp_path)
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
+    a = encoder_features(encoder, part, tmp_path)
     hashed = Catalog(part.frame.assign(hash=[''] * len(part)))
-    from hashlib import blake2b
-
     hashed.frame['hash'] = [
         blake2b(np.ascontiguousarray(part.pixels(i), '<f4').tobytes(), digest_size=8).hexdigest()
         for i in range(len(part))
     ]
     told = Counting(hashed)
-    assert np.array_equal(encoder_features(tower, told, tmp_path), a) and told.n == 0  # not even read
+    assert np.array_equal(encoder_features(encoder, told, tmp_path), a) and told.n == 0  # not even read
     changed = Counting(Catalog(part.frame.assign(hash=['x'] + list(hashed.frame['hash'][1:]))))
-    encoder_features(tower, changed, tmp_path)
+    encoder_features(encoder, changed, tmp_path)
     assert changed.n == 1  # other pixels under the same name
     b = encoder_features(loaded(seed=1).image_encoders['s1'], part, tmp_path)
-    assert len(list(tmp_path.glob('s1-*'))) == 2 and not np.allclose(a, b)  # another tower, another store
+    assert len(list(tmp_path.glob('s1-*'))) == 2 and not np.allclose(a, b)  # another encoder, another store
 
 
-@pytest.mark.parametrize('harm', ['rows', 'tiles', 'fewer'])
+@pytest.mark.parametrize('harm', ['rows', 'empty', 'tiles', 'number', 'fewer'])
 def test_a_damaged_store_is_made_anew(cat, tmp_path, harm):
-    tower, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
-    a = encoder_features(tower, part, tmp_path)
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
+    a = encoder_features(encoder, part, tmp_path)
     at = next(tmp_path.glob('s1-*'))
     if harm == 'rows':
         (at / 'rows.npy').write_bytes(b'no array')
+    if harm == 'empty':
+        (at / 'rows.npy').write_bytes(b'')
+    if harm == 'number':
+        (at / 'tiles.json').write_text('5')
     if harm == 'tiles':
         (at / 'tiles.json').write_text('[')
     if harm == 'fewer':
         np.save(at / 'rows.npy', a[:5])
-    assert np.array_equal(encoder_features(tower, part, tmp_path), a)
+    assert np.array_equal(encoder_features(encoder, part, tmp_path), a)
     assert not list(tmp_path.glob('.*'))
 
 
 def test_an_object_array_is_not_opened(cat, tmp_path):
-    tower, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
-    a = encoder_features(tower, part, tmp_path)
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
+    a = encoder_features(encoder, part, tmp_path)
     np.save(next(tmp_path.glob('s1-*')) / 'rows.npy', np.array([print], object), allow_pickle=True)
-    assert np.array_equal(encoder_features(tower, part, tmp_path), a)
+    assert np.array_equal(encoder_features(encoder, part, tmp_path), a)
+
+
+def test_a_bug_is_no_damage(cat, tmp_path, monkeypatch):
+    encoder, part = loaded().image_encoders['s1'], cat.where(sensor='s1')
+    encoder_features(encoder, part, tmp_path)
+
+    def bug(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr('closp_nb.training.feature_cache.np.load', bug)
+    with pytest.raises(ZeroDivisionError):
+        encoder_features(encoder, part, tmp_path)
 
 
 class Halt(Callback):
@@ -116,32 +134,24 @@ class Halt(Callback):
             raise KeyboardInterrupt
 
 
-def test_resumes_and_returns_the_towers(cat, tmp_path):
+def test_resumes_and_returns_the_encoders(cat, tmp_path):
     model, before = loaded(), encoder_key(loaded().image_encoders['s2'], SENSORS['s2'])
-    _, table = train(cat, HEADS, progress=False, model=loaded(), features=tmp_path / 'shared')
+    shared = RunOptions(features=tmp_path / 'shared', checkpoint_steps=1)
+    _, table = train(cat, HEADS, progress=False, model=loaded(), options=shared)
+    run = dict(progress=False, folder=tmp_path / 'run')
     with pytest.raises(KeyboardInterrupt):
-        train(
-            cat,
-            HEADS,
-            progress=False,
-            model=model,
-            folder=tmp_path / 'run',
-            features=tmp_path / 'shared',
-            checkpoint_steps=1,
-            cbs=[Halt()],
-        )
+        train(cat, HEADS, model=model, options=shared, callbacks=[Halt()], **run)
     assert not any(isinstance(t, CachedEncoder) for t in model.image_encoders.values())  # also after an accident
-    with pytest.raises(InputError, match='other towers'):
-        train(cat, HEADS, progress=False, model=loaded(seed=1), folder=tmp_path / 'run', features=True, resume=True)
-    model, again = train(
-        cat, HEADS, progress=False, model=loaded(), folder=tmp_path / 'run', features=True, resume=True
-    )
+    own = RunOptions(features=True)
+    with pytest.raises(IncompatibleError, match='other encoders'):
+        train(cat, HEADS, model=loaded(seed=1), resume=True, options=own, **run)
+    model, again = train(cat, HEADS, model=loaded(), resume=True, options=own, **run)
     assert again.equals(table) and encoder_key(model.image_encoders['s2'], SENSORS['s2']) == before
     assert fingerprint(load_model(tmp_path / 'run' / 'model')) == fingerprint(model)
 
 
 def test_refused(cat):
-    with pytest.raises(InputError, match='bring a model'):
-        train(cat, HEADS, progress=False, features=True)
+    with pytest.raises(InputError, match='needs a model'):
+        train(cat, HEADS, progress=False, options=RunOptions(features=True))
     with pytest.raises(InputError, match="'s1' learns"):
-        train(cat, HEADS, progress=False, model=new_model(HEADS), features=True)
+        train(cat, HEADS, progress=False, model=new_model(HEADS), options=RunOptions(features=True))

@@ -1,7 +1,10 @@
-"""What must also hold on a GPU: `pytest tests/test_gpu.py`, on its own. A run of all tests hides the GPUs (see conftest.py), because the others compare runs of the
-processor to the bit, in several processes too."""
+"""What must also hold on a GPU: `pytest tests/training/test_gpu.py`, on its own.
 
-import json, math
+A run of all tests hides the GPUs (see conftest.py): the others compare runs of the processor to the bit.
+"""
+
+import json
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.inference import on_device, encode_numpy
 from closp_nb.models.closp import closp_losses, new_model
 from closp_nb.models.folder import save_model
-from closp_nb.core import ClospError, InputError
+from closp_nb.core import ClospError, DivergedError, InputError
 from closp_nb.models.encoders import find_minilm
 from closp_nb.training.feature_cache import encoder_features
 from closp_nb.models.geoclosp import GeoCLOSP, spherical_harmonics
@@ -23,13 +26,13 @@ from closp_nb.training.learner import grad_cache_forward
 from closp_nb.models.losses import TARGETS, joint_loss, pair_loss
 from closp_nb.training.distributed import launch
 from closp_nb.search.searcher import Searcher
-from closp_nb.training.train import train
+from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
 GPU = 'cuda'
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(),
-    reason='no NVIDIA GPU, or it is hidden from a run of all tests: run pytest tests/test_gpu.py on its own',
+    reason='no NVIDIA GPU, or it is hidden from a run of all tests: run pytest tests/training/test_gpu.py on its own',
 )
 QUICK = CLOSP_NB.change(text_encoder='tiny', epochs=3, batch_size=8)
 
@@ -88,13 +91,13 @@ class Spy(Callback):
         )
 
 
-@pytest.mark.parametrize('towers', ['tiny', 'resnet18'])
+@pytest.mark.parametrize('encoder', ['tiny', 'resnet18'])
 @pytest.mark.parametrize('precision', ['float32', 'bf16'])
-def test_trains(cat, on_processor, precision, towers):
-    spy, recipe = Spy(), QUICK.change(precision=precision, image_encoder=towers, epochs=12 if towers == 'tiny' else 1)
-    model, table = train(cat, recipe, progress=False, cbs=[spy])
+def test_trains(cat, on_processor, precision, encoder):
+    spy, recipe = Spy(), QUICK.change(precision=precision, image_encoder=encoder, epochs=12 if encoder == 'tiny' else 1)
+    model, table = train(cat, recipe, progress=False, callbacks=[spy])
     assert spy.seen == {GPU} and home(model) == {'cpu'}
-    if towers == 'tiny':
+    if encoder == 'tiny':
         assert table.train_loss.iloc[-1] < table.train_loss.iloc[0]
     _, same = on_processor(train, cat, recipe, progress=False)
     assert abs(table.train_loss[0] - same.train_loss[0]) < (0.02 if precision == 'float32' else 0.1), (table, same)
@@ -103,24 +106,24 @@ def test_trains(cat, on_processor, precision, towers):
 @pytest.mark.parametrize(
     'change',
     [
-        dict(loss='sigmoid', targets='jaccard'),
-        dict(place='tiny', place_drop=0.3, place_noise=5000.0, place_text=0.5),
-        dict(batch_size=4, accumulate=2, place='tiny', place_drop=0.3),
-        dict(reader='all'),
+        dict(objective='sigmoid', targets='jaccard'),
+        dict(location_encoder='tiny', location_drop=0.3, location_jitter=5000.0, location_text_weight=0.5),
+        dict(batch_size=4, grad_cache_chunks=2, location_encoder='tiny', location_drop=0.3),
+        dict(text_finetune='full'),
         dict(patience=1),
     ],
     ids=str,
 )
 def test_every_kind_of_training(cat, change):
     spy = Spy()
-    model, table = train(cat, QUICK.change(**change), progress=False, cbs=[spy])
+    model, table = train(cat, QUICK.change(**change), progress=False, callbacks=[spy])
     assert spy.seen == {GPU} and home(model) == {'cpu'} and np.isfinite(table.to_numpy()).all()
 
 
 @pytest.mark.skipif(not installed(), reason='the text model is not installed')
-@pytest.mark.parametrize('reader', ['head', 'all'])
-def test_sentences(cat, reader):
-    model, table = train(cat, QUICK.change(text_encoder='minilm', text_finetune=reader, epochs=1), progress=False)
+@pytest.mark.parametrize('finetune', ['adapter', 'full'])
+def test_sentences(cat, finetune):
+    model, table = train(cat, QUICK.change(text_encoder='minilm', text_finetune=finetune, epochs=1), progress=False)
     assert np.isfinite(table.to_numpy()).all()
     texts = ['flooded area near water', 'crops', 'crops', 'a burned forest']
     here = encode_numpy(model.encode_text, texts)
@@ -144,20 +147,36 @@ class Halt(Callback):
 @pytest.mark.parametrize('precision', ['float32', 'bf16'])
 @pytest.mark.parametrize('n', [2, 7])
 def test_resumes(cat, tmp_path, n, precision):
-    "Random numbers of the GPU (hidden and shaken places) go on as well."
+    "Random numbers of the GPU (dropped and jittered locations) go on as well."
     recipe = QUICK.change(location_encoder='tiny', location_drop=0.5, location_jitter=1e6, precision=precision)
     _, whole = train(cat, recipe, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        train(cat, recipe, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(n)])
+        train(
+            cat,
+            recipe,
+            progress=False,
+            folder=tmp_path / 'run',
+            options=RunOptions(checkpoint_steps=1),
+            callbacks=[Halt(n)],
+        )
     torch.rand(7, device=GPU)
-    _, table = train(cat, recipe, progress=False, folder=tmp_path / 'run', checkpoint_steps=3, resume=True)
+    _, table = train(
+        cat, recipe, progress=False, folder=tmp_path / 'run', options=RunOptions(checkpoint_steps=3), resume=True
+    )
     print('largest difference after resuming:', (whole - table).abs().max().max())
     np.testing.assert_allclose(table.to_numpy(), whole.to_numpy(), rtol=1e-4)
 
 
 def test_goes_on_without_a_gpu(cat, tmp_path, on_processor):
     with pytest.raises(KeyboardInterrupt):
-        train(cat, QUICK, progress=False, folder=tmp_path / 'run', checkpoint_steps=1, cbs=[Halt(5)])
+        train(
+            cat,
+            QUICK,
+            progress=False,
+            folder=tmp_path / 'run',
+            options=RunOptions(checkpoint_steps=1),
+            callbacks=[Halt(5)],
+        )
     _, table = on_processor(train, cat, QUICK, progress=False, folder=tmp_path / 'run', resume=True)
     assert len(table) == 3
 
@@ -169,8 +188,8 @@ class Poison(Callback):
 
 
 def test_nan_names_its_tiles(cat, tmp_path):
-    with pytest.raises(InputError) as e:
-        train(cat, QUICK, progress=False, folder=tmp_path / 'run', cbs=[Poison()])
+    with pytest.raises(DivergedError) as e:
+        train(cat, QUICK, progress=False, folder=tmp_path / 'run', callbacks=[Poison()])
     one_line(e, 'not_a_number.json')
     assert len(json.loads((tmp_path / 'run' / 'not_a_number.json').read_text())['ids']['s1']) == 8
 
@@ -185,15 +204,14 @@ def test_more_processes_than_gpus():
 # ---- embedding and search
 
 
-@pytest.mark.parametrize('towers', ['tiny', 'resnet50', 'vit_small'])
-def test_embeds_as_the_processor_does(cat, towers):
-    model, some = new_model(QUICK.change(image_encoder=towers)), cat.where(cat.frame.index < 24)
+@pytest.mark.parametrize('encoder', ['tiny', 'resnet50', 'vit_small'])
+def test_embeds_as_the_processor_does(cat, encoder):
+    model, some = new_model(QUICK.change(image_encoder=encoder)), cat.where(cat.frame.index < 24)
     here = embed(model, some, progress=False, device='cpu')
     there, half = (embed(model, some, progress=False, precision=p) for p in ('float32', 'bf16'))
-    print(
-        f'{towers}: smallest cosine to the processor: float32 {(here * there).sum(1).min():.6f}, bf16 {(here * half).sum(1).min():.6f}'
-    )
-    assert home(model) == {'cpu'} and (here * there).sum(1).min() > 0.9999 and (here * half).sum(1).min() > 0.99
+    near, rough = (here * there).sum(1).min(), (here * half).sum(1).min()
+    print(f'{encoder}: smallest cosine to the processor: float32 {near:.6f}, bf16 {rough:.6f}')
+    assert home(model) == {'cpu'} and near > 0.9999 and rough > 0.99
     assert not np.array_equal(here, half)
 
 
@@ -202,10 +220,10 @@ def test_work_is_done_there(cat):
     model.image_projections['s1'].register_forward_hook(lambda m, i, o: seen.add(o.device.type))
     embed(model, cat.where(sensor='s1'), progress=False)
     assert seen == {GPU} and home(model) == {'cpu'}
-    tower = model.image_encoders['s2'].requires_grad_(False)
-    tower.register_forward_hook(lambda m, i, o: seen.add(f'tower on {o.device.type}'))
-    f = encoder_features(tower, cat.where(sensor='s2'))
-    assert seen == {GPU, f'tower on {GPU}'} and np.isfinite(f).all()
+    image_encoder = model.image_encoders['s2'].requires_grad_(False)
+    image_encoder.register_forward_hook(lambda m, i, o: seen.add(f'image_encoder on {o.device.type}'))
+    f = encoder_features(image_encoder, cat.where(sensor='s2'))
+    assert seen == {GPU, f'image_encoder on {GPU}'} and np.isfinite(f).all()
 
 
 def test_searches(cat, tmp_path):
@@ -219,11 +237,12 @@ def test_searches(cat, tmp_path):
     np.testing.assert_allclose(hits.frame.score, np.sort(plain[0])[::-1][:5], atol=2e-3)
     ask.model.to(GPU)  # a searcher whose model was moved
     assert (
-        ask.search_text('flooded area', k=5).frame.id.tolist() == hits.frame.id.tolist() and len(ask.search_tile(hits[0], k=3)) == 3
+        ask.search_text('flooded area', k=5).frame.id.tolist() == hits.frame.id.tolist()
+        and len(ask.search_tile(hits[0], k=3)) == 3
     )
 
 
-def test_places():
+def test_locations():
     x = torch.rand(500, 2, dtype=torch.float64) * torch.tensor([360.0, 180.0]) - torch.tensor([180.0, 90.0])
     torch.testing.assert_close(spherical_harmonics(x.to(GPU), 40).cpu(), spherical_harmonics(x, 40), rtol=0, atol=1e-10)
     geo = GeoCLOSP.around(new_model(QUICK).eval().to(GPU))
@@ -239,7 +258,10 @@ def test_places():
 
 def halves(device, n=6):
     g = torch.Generator().manual_seed(0)
-    unit = lambda: [F.normalize(torch.randn(n, 16, generator=g), dim=1).to(device) for _ in range(2)]
+
+    def unit():
+        return [F.normalize(torch.randn(n, 16, generator=g), dim=1).to(device) for _ in range(2)]
+
     return unit(), unit(), [(torch.rand(n, 12, generator=g) < 0.3).float().to(device) for _ in range(2)]
 
 
@@ -248,10 +270,8 @@ def test_losses_are_the_same(kind):
     def all_of(device):
         u, v, y = halves(device)
         return [
-            l.item()
-            for bias in (None, torch.tensor(-3.0, device=device))
-            for l in (pair_loss(u[0], v[0], y[0], kind, 14.3, bias),)
-        ] + [l.item() for l in joint_loss(u, v, y, kind, 14.3)]
+            pair_loss(u[0], v[0], y[0], kind, 14.3, bias).item() for bias in (None, torch.tensor(-3.0, device=device))
+        ] + [loss.item() for loss in joint_loss(u, v, y, kind, 14.3)]
 
     np.testing.assert_allclose(all_of(GPU), all_of('cpu'), rtol=1e-4)
 
