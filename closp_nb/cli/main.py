@@ -105,7 +105,8 @@ def normalize_words(
     return out
 
 # %% ../../nbs/8_commands/87_main.ipynb #4fd7fd06
-ALIASES = {'overwrite': 'force', 'processes': 'nproc'}  # name of an argument in the library -> name of the option
+# name of an argument in the library -> name of the option
+ALIASES = {'overwrite': 'force', 'processes': 'nproc', 'how': 'split'}
 
 _ARGUMENT = re.compile(
     r"""(?<![\w./\\'"=-])     # not inside a path, a quotation or an option
