@@ -136,5 +136,5 @@ def embed_command(
     "Embed an archive part by part, here or on a cluster; goes on where it was stopped."
     from closp_nb.search.bulk import embed_parts
 
-    n = embed_parts(data, model, out, scheduler, workers, part, precision)
+    n = embed_parts(data, model, out, scheduler, workers, part_size=part, precision=precision)
     print(f'{n:,} vectors in {out}\nclosp index {out} --model {model} --out index')

@@ -132,10 +132,12 @@ def _bootstrap(cubes, draws, rng):
     "Draw queries and seeds, for all recipes alike: name -> (draws,) means."
     n = next(iter(cubes.values())).shape[1]
     picks = [(rng.integers(n, size=n), rng.random(64)) for _ in range(draws)]
-    return {
-        name: np.array([x[np.ix_((u[: len(x)] * len(x)).astype(int), q)].mean() for q, u in picks])
-        for name, x in cubes.items()
-    }
+    queries, seeds = (np.stack(p) for p in zip(*picks))
+    out = {}
+    for name, x in cubes.items():
+        rows = (seeds[:, : len(x)] * len(x)).astype(int)
+        out[name] = x[rows[:, :, None], queries[:, None]].mean((1, 2))
+    return out
 
 
 def compare_recipes(

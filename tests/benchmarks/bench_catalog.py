@@ -1,6 +1,9 @@
 """A catalog of 650,000 rows with all columns, loaded in a fresh process: seconds and memory, imports included in the memory and told apart in the seconds."""
 
-import json, subprocess, sys, tempfile
+import json
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +34,10 @@ print(json.dumps(dict(took=took, peak=peak, whole=whole, later=resource.getrusag
 
 def make(path, n):
     "A catalog with ids as long as BigEarthNet's, places over Europe, 5,000 different label lists."
-    import geopandas as gpd, numpy as np, pandas as pd, shapely
+    import geopandas as gpd
+    import numpy as np
+    import pandas as pd
+    import shapely
     from closp_nb.data.catalog import Catalog
     from closp_nb.labels import CORINE, caption, harmonize
 

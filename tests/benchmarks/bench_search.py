@@ -1,7 +1,15 @@
 """One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000: the three names of index against faiss's flat one, in turns.
 Then a question from words to rows of the catalog, and how time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv."""
 
-import argparse, csv, json, re, resource, subprocess, sys, tempfile, time
+import argparse
+import csv
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 import faiss
 import numpy as np
 from numpy.lib.format import open_memmap
-from closp_nb.search.stores import STORES, probe_split, ann_recall
+from closp_nb.search.stores import STORES, probe_vectors, ann_recall
 
 DIM, BLOCK = 384, 2**15
 
@@ -73,15 +81,15 @@ def size(folder):
 def alone(n, rounds, work):
     "The search alone; returns (ratio, rows for a table)."
     z = np.array(mixture(work / 'z.npy', n))
-    questions, k, few = probe_split(z, 20), min(1000, n), min(20, n)
+    questions, k, few = probe_vectors(z, 20), min(1000, n), min(20, n)
     flat = faiss.IndexFlatIP(DIM)
     flat.add(z)
     stores = {name: c.build(z) for name, c in STORES.items()}
     ways = {'faiss flat': lambda q: flat.search(q[None], k)} | {
-        f'{name}, {m}': lambda q, s=s, m=m: s.one(q, m) for name, s in stores.items() for m in (k, few)
+        f'{name}, {m}': lambda q, s=s, m=m: s.search(q, m) for name, s in stores.items() for m in (k, few)
     }
     took, read = in_turns(ways, questions, rounds), bandwidth(z)
-    found = {(name, m): ann_recall(s, z, probe_split(z, 100, 1), m) for name, s in stores.items() for m in (k, few)}
+    found = {(name, m): ann_recall(s, z, probe_vectors(z, 100, 1), m) for name, s in stores.items() for m in (k, few)}
     print(
         f'{n:,} x {DIM}, {faiss.omp_get_max_threads()} threads, memory is read at {read / 1e9:.1f} GB/s\n{"faiss flat":10s} best {k}: {took["faiss flat"] * 1e3:7.2f} ms',
         flush=True,
@@ -174,7 +182,7 @@ def grow(n, name, work):
     s = STORES[name].open(folder)
     opened = time.perf_counter() - start
     questions = np.load(Path(work) / f'q{n}.npy')
-    took = in_turns({k: lambda q, k=k: s.one(q, k) for k in (1000, 20)}, questions, 3)
+    took = in_turns({k: lambda q, k=k: s.search(q, k) for k in (1000, 20)}, questions, 3)
     print(
         json.dumps(dict(open_ms=opened * 1e3, best1000_ms=took[1000] * 1e3, best20_ms=took[20] * 1e3, ask_MB=peak_MB()))
     )
@@ -185,7 +193,7 @@ def growth(sizes, work):
     out = []
     for n, names in sizes.items():
         z = mixture(work / f'z{n}.npy', n)
-        np.save(work / f'q{n}.npy', probe_split(z, 20))
+        np.save(work / f'q{n}.npy', probe_vectors(z, 20))
         for name in names:
             run = lambda: json.loads(
                 subprocess.run(
