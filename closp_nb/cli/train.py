@@ -130,11 +130,11 @@ def embed_command(
     out: str = 'vectors',  # folder of parts; goes on if it is there
     scheduler: str = '',  # address of a Dask scheduler, such as tcp://10.0.0.1:8786
     workers: int = 0,  # processes of this machine instead
-    part: int = 4096,  # tiles in a part
+    part_size: int = 4096,  # tiles in a part
     precision: str = 'float32',  # or bf16: quicker for large encoders
 ):
     "Embed an archive part by part, here or on a cluster; goes on where it was stopped."
     from closp_nb.search.bulk import embed_parts
 
-    n = embed_parts(data, model, out, scheduler, workers, part_size=part, precision=precision)
+    n = embed_parts(data, model, out, scheduler, workers, part_size=part_size, precision=precision)
     print(f'{n:,} vectors in {out}\nclosp index {out} --model {model} --out index')
