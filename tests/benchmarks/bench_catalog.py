@@ -62,7 +62,7 @@ def make(path, n):
             path='corpus/crisislandmark.h5',
             key=ids,
             source=np.where(s1, 'benv2s1', 'benv2s2'),
-            split=np.where(rng.random(n) < 0.2, 'train', 'corpus'),
+            split=np.where(rng.random(n) < 0.2, 'train', 'gallery'),
             lon=lon,
             lat=lat,
             time=pd.Series(pd.Timestamp('2017-06-01') + pd.to_timedelta(rng.integers(0, 30_000_000, n), 's')).map(
