@@ -19,7 +19,7 @@ from closp_nb.models.closp import new_model
 from closp_nb.models.inference import encode_numpy
 from closp_nb.models.folder import save_model
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
+from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.search.index import Index
 from closp_nb.labels import LABELS, caption
 from closp_nb.evaluation.metrics import paired_bootstrap
@@ -506,7 +506,7 @@ DAMAGED = [
 ]
 KIND = dict.fromkeys(DAMAGED, DamagedError)  # all others are InputError
 KIND |= dict.fromkeys(['run of others', 'qrels of others', 'all wrong'], IncompatibleError)
-KIND |= dict.fromkeys(['no such index', 'a model of another kind'], ClospError)  # settled by the index's own chapter
+KIND |= {'no such index': NotFoundError, 'a model of another kind': IncompatibleError}
 
 
 @pytest.mark.parametrize('name', BAD)
