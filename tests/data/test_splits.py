@@ -219,7 +219,10 @@ def test_refusals():
 def test_stratify_is_what_it_was():
     "The archive of chapter 22 and all results on it hang on these very bits."
     got = stratify([f'g{i % 7}' for i in range(1000)], 0.2, 3)
-    assert hashlib.sha256(''.join({'train': 't', 'gallery': 'c'}[s] for s in got).encode()).hexdigest()[:16] == '8886d70164e80282'
+    assert (
+        hashlib.sha256(''.join({'train': 't', 'gallery': 'c'}[s] for s in got).encode()).hexdigest()[:16]
+        == '8886d70164e80282'
+    )
     cat = catalog(300, 1)
     assert (
         split_catalog(cat, seed=5) == stratify([a + b for a, b in zip(cat.frame.sensor, cat.frame.caption)], 0.2, 5)
