@@ -226,6 +226,6 @@ def eval_loader(
     cat: Catalog,  # of one sensor
     batch_size: int = 64,
     workers: int = 0,
-) -> DataLoader:  # of half batches, in the catalog's order
+) -> DataLoader:  # of (inputs, labels), in the catalog's order
     "Give batches of one sensor for embedding, without shuffling and augmentation."
     return DataLoader(TileDataset(cat), batch_size=batch_size, collate_fn=collate, num_workers=workers)

@@ -85,7 +85,7 @@ def test_scalings_undo_ours(name, s):
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
-def test_a_tower_remembers_its_scaling():
+def test_an_encoder_remembers_its_scaling():
     a, b = image_encoder('resnet18', S2, scaling='paper').eval(), image_encoder('resnet18', S2).eval()
     b.load_state_dict(a.state_dict())
     x = torch.randn(2, 12, 32, 32)
@@ -137,7 +137,7 @@ def test_odd_heads():
 
 @pytest.mark.parametrize('name', ['resnet50', 'vit_small'])
 @pytest.mark.parametrize('s', [S1, S2], ids=lambda s: s.key)
-def test_torchgeos_tower_says_the_same(name, s):
+def test_torchgeos_encoder_says_the_same(name, s):
     models = pytest.importorskip('torchgeo.models', reason='torchgeo is not installed; it would be the judge here')
     kind = models.ResNet50_Weights if name == 'resnet50' else models.ViTSmall16_Weights
     w = kind.SENTINEL1_GRD_CLOSP if s == S1 else kind.SENTINEL2_ALL_CLOSP
@@ -145,12 +145,12 @@ def test_torchgeos_tower_says_the_same(name, s):
     theirs = getattr(models, 'resnet50' if name == 'resnet50' else 'vit_small_patch16_224')(
         in_chans=w.meta['in_chans']
     ).eval()
-    tower = image_encoder(name, s, head=1000, scaling='paper').eval()
-    tower.net.load_state_dict(theirs.state_dict())  # strict: the same names and shapes
+    encoder = image_encoder(name, s, head=1000, scaling='paper').eval()
+    encoder.net.load_state_dict(theirs.state_dict())  # strict: the same names and shapes
     x = tiles(s, size=120)
     raw = x if s == S1 else torch.cat([x[:, :10], torch.zeros(2, 1, 120, 120), x[:, 10:]], 1) * 10_000
     with torch.inference_mode():
-        torch.testing.assert_close(tower(normalize(x, s)), theirs(w.transforms(raw.clone())), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(encoder(normalize(x, s)), theirs(w.transforms(raw.clone())), rtol=1e-4, atol=1e-4)
 
 
 # ---- text encoders
@@ -268,8 +268,8 @@ ROUND = ['moco-s2-resnet18', 'moco-s1-resnet50', 'moco-s2-vit_small', 'mae-full-
 def test_round_trip(name, tmp_path):
     p, said = weights_record(name), []
     s, file = SENSORS[p.sensor], write_published_checkpoint(name, tmp_path)
-    tower, judge = image_encoder(p.encoder, s), image_encoder(p.encoder, s).net.eval()
-    r = load_encoder(tower, file, record=name, log=said.append)
+    encoder, judge = image_encoder(p.encoder, s), image_encoder(p.encoder, s).net.eval()
+    r = load_encoder(encoder, file, record=name, log=said.append)
     w = torch.load(file, weights_only=not p.inside)
     w = w[p.inside] if p.inside else w
     judge.load_state_dict({k: v for k, v in w.items() if not p.extra or not k.startswith(p.extra)})
@@ -280,7 +280,7 @@ def test_round_trip(name, tmp_path):
         and bool(r.unexpected) == bool(p.extra)
     )
     assert (
-        tower.pretrained == [f'net.{k}' for k in judge.state_dict()]
+        encoder.pretrained == [f'net.{k}' for k in judge.state_dict()]
         and p.licence in str(said[0])
         and ('not the published bytes' in str(said[0])) == bool(p.sha)
     )
@@ -289,13 +289,13 @@ def test_round_trip(name, tmp_path):
     if s == S1 and p.scaling == 'ssl4eo':
         raw = (raw - torch.tensor([-12.59, -20.26])[:, None, None]) / torch.tensor([5.26, 5.91])[:, None, None]
     with torch.inference_mode():
-        want, got = judge(raw), tower.eval()(normalize(x, s))
+        want, got = judge(raw), encoder.eval()(normalize(x, s))
         assert (got - want).norm() <= 1e-5 * want.norm()
-        tower.load_state_dict(
-            tower.state_dict() | {'gain': torch.ones_like(tower.gain), 'shift': torch.zeros_like(tower.shift)}
+        encoder.load_state_dict(
+            encoder.state_dict() | {'gain': torch.ones_like(encoder.gain), 'shift': torch.zeros_like(encoder.shift)}
         )
         assert torch.equal(
-            tower(x), judge(torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1) if s == S2 else x)
+            encoder(x), judge(torch.cat([x[:, :10], torch.zeros_like(x[:, :1]), x[:, 10:]], 1) if s == S2 else x)
         )  # the weights themselves, to the bit
 
 
@@ -336,7 +336,7 @@ def no(error, match, *args, **kw):
     assert '\n' not in str(e.value) and type(e.value) is error
 
 
-def test_refusals_leave_the_tower_alone(moco, tmp_path):
+def test_refusals_leave_the_encoder_alone(moco, tmp_path):
     w, kind, t = torch.load(moco, weights_only=True), 'moco-s2-resnet18', image_encoder('resnet18', S2)
     before = {k: v.clone() for k, v in t.state_dict().items()}
     f = tmp_path / 'x.pth'
@@ -507,11 +507,11 @@ def test_a_whole_model_becomes_ours(name, dims, tmp_path, capsys):
     assert model.logit_scale == 1
     with torch.inference_mode():
         for s in (S1, S2):  # their encode_image, with their names
-            x, tower = (
+            x, encoder = (
                 tiles(s, size=224),
                 image_encoder(weights_record(name).encoder.split('+')[0 if s == S1 else -1], s),
             )
-            net = tower.net.eval()
+            net = encoder.net.eval()
             net.load_state_dict(
                 {k.removeprefix(f'{s.key}_encoder.'): v for k, v in theirs.items() if k.startswith(f'{s.key}_encoder.')}
             )
