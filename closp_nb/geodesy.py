@@ -212,7 +212,7 @@ def check_centre(
     name: str,  # of the tile, for the message
 ) -> None:  # raises `InputError` if the two contradict
     "Check that the centre of a tile lies in its outline."
-    whole, (lon, lat) = _outline(bounds, crs), lonlat
+    whole, (lon, lat) = _outline(bounds, crs), np.asarray(lonlat, float)
 
     def near(lon, lat):
         return min(whole.distance(Point(lon + k, lat)) for k in (-360, 0, 360)) <= 0.1

@@ -1,27 +1,42 @@
-"""Damage small files at random and read them: a reader may answer or refuse with `InputError`, nothing else, and it may not fall over.
+"""Damage small files at random and read them.
+
+A reader may answer or refuse with one of our errors, nothing else, and it may not fall over.
 
 python tests/fuzz.py SECONDS [READER ...]     # seconds for each reader; ends with what was found
 """
 
-import json, multiprocessing as mp, os, shutil, sys, tempfile, time, traceback, warnings
+import json
+import multiprocessing as mp
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from closp_nb.models.config import CLOSP_NB
-from closp_nb.models.folder import load_model, save_model
-from closp_nb.models.closp import new_model
-from closp_nb.data.catalog import Catalog, corpus_catalog
-from closp_nb.core import ClospError
-from closp_nb.explorer.workspace import read_visit
-from closp_nb.search.index import Index
-from closp_nb.synthetic.archives import WRITERS
-from closp_nb.data.queries import make_queries, read_qrels, read_queries, write_queries
-from closp_nb.data.archives import archive, read_item
-from closp_nb.data.hdf5 import close_corpora
-from closp_nb.data.rasters import read_geotiff
-from closp_nb.synthetic.world import build_world
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from closp_nb.core import ClospError  # noqa: E402, this checkout comes first
+from closp_nb.data.archives import archive, read_item  # noqa: E402
+from closp_nb.data.catalog import Catalog, corpus_catalog  # noqa: E402
+from closp_nb.data.hdf5 import close_corpora  # noqa: E402
+from closp_nb.data.products import find_scenes  # noqa: E402
+from closp_nb.data.queries import make_queries, read_qrels, read_queries, write_queries  # noqa: E402
+from closp_nb.data.rasters import read_geotiff  # noqa: E402
+from closp_nb.data.scenes import scene_tiles  # noqa: E402
+from closp_nb.explorer.workspace import read_visit  # noqa: E402
+from closp_nb.models.closp import new_model  # noqa: E402
+from closp_nb.models.config import CLOSP_NB  # noqa: E402
+from closp_nb.models.folder import load_model, save_model  # noqa: E402
+from closp_nb.search.index import Index  # noqa: E402
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS  # noqa: E402
+from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac  # noqa: E402
+from closp_nb.synthetic.world import build_world  # noqa: E402
 
 PATIENCE = 30  # seconds that one trial may take
 
@@ -72,6 +87,11 @@ def items(key):
     return lambda p: [read_item(a, p, item) for item in sorted(a.find(p))[:4]]
 
 
+def scenes(p):
+    "Scenes of a folder, cut."
+    return [list(scene_tiles(s, corners=[(0, 0)])) for s in find_scenes(p)[0]]
+
+
 def prepare(d):
     "Small sound files, and who reads them: name -> (file or folder, reader)."
     cat = build_world(d / 'world', 24, train_frac=0.5, geotiffs=2, progress=False)
@@ -80,11 +100,11 @@ def prepare(d):
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'index')
     cat.save(d / 'catalog.parquet', overwrite=True)
     write_queries(d / 'queries', make_queries(cat), cat)
-    (d / 'visit.json').write_text(
-        json.dumps(
-            dict(model='x', sides=[dict(question=dict(text='water', bbox=[0, 0, 1, 1], k=5), marks={'a': True})])
-        )
-    )
+    side = dict(question=dict(text='water', bbox=[0, 0, 1, 1], k=5), marks={'a': True})
+    (d / 'visit.json').write_text(json.dumps(dict(model='x', sides=[side])))
+    write_safe(d / 'scenes', size=120)
+    write_sar_pair(d / 'scenes', size=120)
+    write_stac(d / 'scenes' / 'stac', size=120)
     tif = next(p for p in d.rglob('*.tif'))
     shutil.copy(tif, d / 'tile.tif')
     jobs = dict(
@@ -94,10 +114,11 @@ def prepare(d):
         index=(d / 'index', search),
         model=(d / 'model', load_model),
         visit=(d / 'visit.json', lambda p: read_visit(p.read_bytes())),
+        scenes=(d / 'scenes', scenes),
         queries=(next((d / 'queries').glob('*.jsonl')), read_queries),
         qrels=(next(p for p in (d / 'queries').rglob('*') if 'qrels' in p.as_posix() and p.is_file()), read_qrels),
     )
-    for key, write in WRITERS.items():
+    for key, write in ARCHIVE_WRITERS.items():
         if key == 'bigearthnet-lmdb':
             continue  # a memory map of a damaged database is LMDB's own affair
         write(d / key)
@@ -128,12 +149,9 @@ def work(job, folder, seed, stop, said):
         except Exception as e:
             where = traceback.extract_tb(e.__traceback__)
             ours = [f for f in where if 'closp_nb/' in f.filename.replace(os.sep, '/')][-1:]
-            said.append(
-                (
-                    f'{type(e).__name__} in {ours[0].name if ours else "?"} line {ours[0].lineno if ours else 0} after {where[-1].name}: {str(e)[:120]}',
-                    f'seed {seed}, trial {n}, {pick.name}',
-                )
-            )
+            line = f'{ours[0].name} line {ours[0].lineno}' if ours else '? line 0'
+            what = f'{type(e).__name__} in {line} after {where[-1].name}: {str(e)[:120]}'
+            said.append((what, f'seed {seed}, trial {n}, {pick.name}'))
         if sound.is_dir():
             target.write_bytes(pick.read_bytes())
     said.append(('trials', n))

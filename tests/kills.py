@@ -1,23 +1,30 @@
-"""Kill commands at random moments, by the signal that nobody can catch, and call them again: nothing finished may be lost, nothing half may be left.
+"""Kill commands at random moments, by a signal that cannot be caught, and call them again.
+
+Nothing finished may be lost, nothing half may be left.
 
 python tests/kills.py KILLS [JOB ...]      # kills for each job; ends with what was found
 """
 
-import os, random, signal, subprocess, sys, tempfile, time
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from closp_nb.models.config import CLOSP_NB
-from closp_nb.models.folder import fingerprint, load_model, save_model
-from closp_nb.models.closp import new_model
-from closp_nb.data.catalog import Catalog
-from closp_nb.search.index import Index
-from closp_nb.synthetic.archives import WRITERS
-from closp_nb.data.catalog import open_catalog
-from closp_nb.synthetic.world import build_world
+from closp_nb.data.catalog import Catalog, open_catalog  # noqa: E402, this checkout comes first
+from closp_nb.models.closp import new_model  # noqa: E402
+from closp_nb.models.config import CLOSP_NB  # noqa: E402
+from closp_nb.models.folder import fingerprint, load_model, save_model  # noqa: E402
+from closp_nb.search.index import Index  # noqa: E402
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS  # noqa: E402
+from closp_nb.synthetic.world import build_world  # noqa: E402
 
 ENV = os.environ | {'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1'}
 
@@ -59,30 +66,28 @@ def index(out):
 def prepare(d):
     "Name -> (command, what is left, how to look at it: equal for equal results)."
     for key in ('mmflood', 'quakeset', 'bigearthnet-v2'):
-        WRITERS[key](d / key)
+        ARCHIVE_WRITERS[key](d / key)
     cat = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
     more = build_world(d / 'more', 120, seed=1, geotiffs=0, progress=False)
     assert not set(more.table.id) & set(cat.table.id)
     model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     save_model(model, d / 'model')
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'old')
-    parts = lambda out: ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
-    subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main', *map(str, parts(d / 'vectors'))],
-        env=ENV,
-        check=True,
-        capture_output=True,
-    )
+
+    def embed(out):
+        return ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
+
+    def train(out):
+        change = 'text_encoder=tiny,epochs=3,batch_size=8'
+        return ['train', d / 'world', '--out', out, '--change', change, '--checkpoint_steps', 3]
+
+    command = [sys.executable, '-m', 'closp_nb.cli.main', *map(str, embed(d / 'vectors'))]
+    subprocess.run(command, env=ENV, check=True, capture_output=True)
+    folders = [d / 'mmflood', d / 'quakeset', d / 'bigearthnet-v2']
     return {
-        'corpus': (
-            lambda out: ['corpus', 'build', out, d / 'mmflood', d / 'quakeset', d / 'bigearthnet-v2', '--workers', 1],
-            corpus,
-        ),
-        'train': (
-            lambda out: ['train', d / 'world', '--out', out, '--change', 'text_encoder=tiny,epochs=3,batch_size=8', '--checkpoint_steps', 3],
-            run,
-        ),
-        'embed': (parts, vectors),
+        'corpus': (lambda out: ['corpus', 'build', out, *folders, '--workers', 1], corpus),
+        'train': (train, run),
+        'embed': (embed, vectors),
         'index': (lambda out: ['index', d / 'vectors', '--model', d / 'model', '--out', out], index),
     }
 
@@ -127,7 +132,7 @@ def attack(name, command, look, kills, d, rng):
     elif look(out) != want:
         found.append('at last: another result')
     print(
-        f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker than the kill, {len(found)} findings',
+        f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker, {len(found)} findings',
         *found,
         sep='\n   ',
         flush=True,

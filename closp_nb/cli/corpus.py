@@ -44,13 +44,13 @@ def corpus_build_command(
     force: bool = False,  # replace the folder if it is there
 ):
     "Build a corpus from archives, scenes, tiles and corpora; call it again after a kill."
-    from closp_nb.data.corpus import build_corpus, parse_part
+    from closp_nb.data.corpus import build_corpus, source_folder
 
     names = tuple(b.strip() for b in bands.split(',') if b.strip())
     own = dict(labels=labels, nomenclature=nomenclature, min_frac=min_frac, max_cloud=max_cloud, bands=names)
     cat, books = build_corpus(
         out,
-        *(parse_part(p, **own) for p in parts),
+        *(source_folder(p, **own) for p in parts),
         split=split,
         train_frac=train_frac,
         km=km,
@@ -68,13 +68,13 @@ def corpus_build_command(
 # %% ../../nbs/8_commands/80_corpus.ipynb #d027a6f5
 def corpus_check_command(
     path: str,  # a corpus, a catalog or an index
-    per: int = 16,  # tiles of each source and sensor whose pixels are read
+    per_group: int = 16,  # tiles of each source and sensor whose pixels are read
 ):
     "Print what a corpus holds: labels, captions, units, leaks."
     from closp_nb.data.catalog import open_catalog
     from closp_nb.data.report import corpus_report
 
-    print(corpus_report(open_catalog(path), per))
+    print(corpus_report(open_catalog(path), per_group))
 
 
 def corpus_show_command(
@@ -84,7 +84,7 @@ def corpus_show_command(
 ):
     "Draw what a corpus holds: labels, places, captions, tiles."
     from closp_nb.data.catalog import open_catalog
-    from closp_nb.data.report import draw_survey
+    from closp_nb.data.report import draw_report
 
-    for p in draw_survey(open_catalog(path), out, force):
+    for p in draw_report(open_catalog(path), out, force):
         print(f'wrote {p}')

@@ -8,7 +8,6 @@ __all__ = ['NEEDED', 'evaluate_command', 'compare_command']
 # %% ../../nbs/8_commands/84_evaluate.ipynb #566b88a5
 from datetime import date
 from pathlib import Path
-from fastcore.script import Param
 from .. import __version__
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
 from ..core import atomic_write, check_disjoint, check_writable
@@ -154,7 +153,7 @@ def _results(folder):
 
 
 def compare_command(
-    folders: Param('two or more evaluations; the first is what the others are compared with', str, nargs='+'),
+    folders: list[str],  # two or more evaluations; the others are compared with the first
     out: str | None = None,  # also write the table to this Markdown file
     force: bool = False,  # replace the file if it is there
 ):

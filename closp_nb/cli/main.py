@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Callable
 from inspect import signature
 from types import UnionType
 from typing import get_args, get_origin
@@ -18,14 +19,13 @@ from ..core import ClospError, InputError
 from .corpus import corpus_build_command, corpus_check_command, corpus_show_command, samples_command
 from .train import ablate_command, embed_command, train_command
 from .index import add_command, calibrate_command, index_command, remove_command
-from .search import search_command
+from .search import explore_command, search_command
 from .evaluate import compare_command, evaluate_command
 from .demo import demo_command
 from .doctor import doctor_command, extra_of
-from ..explorer.server import explore_command
 
 # %% ../../nbs/8_commands/87_main.ipynb #07564b90
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     'demo': demo_command,
     'samples': samples_command,
     'corpus build': corpus_build_command,
@@ -104,7 +104,8 @@ def normalize_words(
     return out
 
 # %% ../../nbs/8_commands/87_main.ipynb #4fd7fd06
-ALIASES = {'overwrite': 'force', 'processes': 'nproc'}  # name of an argument in the library -> name of the option
+# name of an argument in the library -> name of the option
+ALIASES = {'overwrite': 'force', 'processes': 'nproc', 'how': 'split'}
 
 _ARGUMENT = re.compile(
     r"""(?<![\w./\\'"=-])     # not inside a path, a quotation or an option

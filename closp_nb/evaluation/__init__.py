@@ -18,9 +18,10 @@ scores        a row for each query, measure and gallery, for any model, index or
 report        a page and its pictures
 ablation      one change at a time, several seeds
 geography     what coordinates teach, and what they cost
+location_weights  words and a location in one query, beside the plain circle
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['metrics', 'significance', 'task', 'scores', 'report', 'ablation', 'geography'],
+    submodules=['metrics', 'significance', 'task', 'scores', 'report', 'ablation', 'geography', 'location_weights'],
 )

@@ -55,9 +55,9 @@ def run_recipe(
     progress: bool = False,
 ) -> pd.DataFrame:  # as `evaluate` gives it, with recipe, seed and the logit scale at the end
     "Train, embed the gallery, score."
-    gallery = cat.where(split='corpus')
+    gallery = cat.where(split='gallery')
     if not len(gallery):
-        raise InputError("no tile has the split 'corpus', so there is nothing to score on; split the catalog first")
+        raise InputError("no tile has the split 'gallery', so there is nothing to score on; split the catalog first")
     model, table = train(cat, recipe, progress=progress)
     queries = make_queries(gallery)
     words = encode_numpy(model.encode_text, queries.text.tolist())
@@ -132,10 +132,12 @@ def _bootstrap(cubes, draws, rng):
     "Draw queries and seeds, for all recipes alike: name -> (draws,) means."
     n = next(iter(cubes.values())).shape[1]
     picks = [(rng.integers(n, size=n), rng.random(64)) for _ in range(draws)]
-    return {
-        name: np.array([x[np.ix_((u[: len(x)] * len(x)).astype(int), q)].mean() for q, u in picks])
-        for name, x in cubes.items()
-    }
+    queries, seeds = (np.stack(p) for p in zip(*picks))
+    out = {}
+    for name, x in cubes.items():
+        rows = (seeds[:, : len(x)] * len(x)).astype(int)
+        out[name] = x[rows[:, :, None], queries[:, None]].mean((1, 2))
+    return out
 
 
 def compare_recipes(

@@ -71,7 +71,7 @@ class Run:
         rows, scores = _matrix(rows, 'rows'), _matrix(scores, 'scores')
         if rows.shape != scores.shape:
             raise InputError(f'rows are {rows.shape} but scores are {scores.shape}; a run has one score for every tile')
-        if not len(rows):
+        if not rows.shape[0]:
             raise InputError('the run holds no query; give at least one row of tiles')
         if rows.dtype.kind not in 'iu':
             raise InputError(f'rows must be whole numbers, got {rows.dtype}; they say where a tile is in the gallery')

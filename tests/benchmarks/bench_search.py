@@ -1,7 +1,18 @@
-"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000: the three names of index against faiss's flat one, in turns.
-Then a question from words to rows of the catalog, and how time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv."""
+"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000.
 
-import argparse, csv, json, re, resource, subprocess, sys, tempfile, time
+The three stores against faiss's flat index, in turns. Then a question from words to rows of the catalog, and how
+time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv.
+"""
+
+import argparse
+import csv
+import json
+import re
+import resource
+import subprocess
+import sys
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 import faiss
 import numpy as np
 from numpy.lib.format import open_memmap
-from closp_nb.search.stores import STORES, probe_split, ann_recall
+from closp_nb.search.stores import STORES, probe_vectors, ann_recall
 
 DIM, BLOCK = 384, 2**15
 
@@ -73,17 +84,18 @@ def size(folder):
 def alone(n, rounds, work):
     "The search alone; returns (ratio, rows for a table)."
     z = np.array(mixture(work / 'z.npy', n))
-    questions, k, few = probe_split(z, 20), min(1000, n), min(20, n)
+    questions, k, few = probe_vectors(z, 20), min(1000, n), min(20, n)
     flat = faiss.IndexFlatIP(DIM)
     flat.add(z)
     stores = {name: c.build(z) for name, c in STORES.items()}
     ways = {'faiss flat': lambda q: flat.search(q[None], k)} | {
-        f'{name}, {m}': lambda q, s=s, m=m: s.one(q, m) for name, s in stores.items() for m in (k, few)
+        f'{name}, {m}': lambda q, s=s, m=m: s.search(q, m) for name, s in stores.items() for m in (k, few)
     }
     took, read = in_turns(ways, questions, rounds), bandwidth(z)
-    found = {(name, m): ann_recall(s, z, probe_split(z, 100, 1), m) for name, s in stores.items() for m in (k, few)}
+    found = {(name, m): ann_recall(s, z, probe_vectors(z, 100, 1), m) for name, s in stores.items() for m in (k, few)}
     print(
-        f'{n:,} x {DIM}, {faiss.omp_get_max_threads()} threads, memory is read at {read / 1e9:.1f} GB/s\n{"faiss flat":10s} best {k}: {took["faiss flat"] * 1e3:7.2f} ms',
+        f'{n:,} x {DIM}, {faiss.omp_get_max_threads()} threads, memory is read at {read / 1e9:.1f} GB/s\n'
+        f'{"faiss flat":10s} best {k}: {took["faiss flat"] * 1e3:7.2f} ms',
         flush=True,
     )
     rows = [dict(store='faiss flat', tiles=n, best=k, ms=took['faiss flat'] * 1e3, recall=1.0, bytes_a_tile=4 * DIM)]
@@ -105,7 +117,8 @@ def alone(n, rounds, work):
                 f', codes read at {n * DIM / took[f"{name}, {m}"] / read:.0%} of that speed' if name != 'large' else ''
             )
             print(
-                f'{name:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[name, m]:.4f}, {rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
+                f'{name:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[name, m]:.4f}, '
+                f'{rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
                 flush=True,
             )
     return took['faiss flat'] / took[f'exact, {k}'], rows
@@ -152,7 +165,9 @@ def from_words(n, rounds, work, text='minilm'):
     rare = in_turns({'': fresh(lambda t: ask.search_text(t, 20, bbox=(5, 45, 5.3, 45.3)))}, said, rounds)['']
     assert len(ask.search_text(said[0], min(1000, n))) == min(1000, n)
     print(
-        f'words to {min(1000, n)} rows of a catalog: {whole * 1e3:.1f} ms, of it {encode * 1e3:.1f} for the sentence; with sensor and box {filtered * 1e3:.1f} ms; with a box that {len(few)} or more of {n:,} tiles pass {rare * 1e3:.1f} ms',
+        f'words to {min(1000, n)} rows of a catalog: {whole * 1e3:.1f} ms, of it {encode * 1e3:.1f} for the sentence; '
+        f'with sensor and box {filtered * 1e3:.1f} ms; '
+        f'with a box that {len(few)} or more of {n:,} tiles pass {rare * 1e3:.1f} ms',
         flush=True,
     )
 
@@ -174,7 +189,7 @@ def grow(n, name, work):
     s = STORES[name].open(folder)
     opened = time.perf_counter() - start
     questions = np.load(Path(work) / f'q{n}.npy')
-    took = in_turns({k: lambda q, k=k: s.one(q, k) for k in (1000, 20)}, questions, 3)
+    took = in_turns({k: lambda q, k=k: s.search(q, k) for k in (1000, 20)}, questions, 3)
     print(
         json.dumps(dict(open_ms=opened * 1e3, best1000_ms=took[1000] * 1e3, best20_ms=took[20] * 1e3, ask_MB=peak_MB()))
     )
@@ -185,16 +200,19 @@ def growth(sizes, work):
     out = []
     for n, names in sizes.items():
         z = mixture(work / f'z{n}.npy', n)
-        np.save(work / f'q{n}.npy', probe_split(z, 20))
+        np.save(work / f'q{n}.npy', probe_vectors(z, 20))
         for name in names:
-            run = lambda: json.loads(
-                subprocess.run(
-                    [sys.executable, __file__, '--grow', str(n), name, str(work)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout
-            )
+
+            def run():
+                return json.loads(
+                    subprocess.run(
+                        [sys.executable, __file__, '--grow', str(n), name, str(work)],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                )
+
             out.append(dict(store=name, tiles=n) | run() | run())
             print(
                 ', '.join(f'{k} {v:,.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in out[-1].items()),

@@ -1,6 +1,7 @@
 "Archives: every generator is read back; damaged copies cost one position and one line, never the run."
 
-import json, shutil
+import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -8,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-from closp_nb.core import InputError, Skipped
+from closp_nb.core import DamagedError, InputError, MissingDependencyError, NotFoundError, Skipped
 from closp_nb.sensors import S1, S2, S2L1C, S2RGB, Tile
-from closp_nb.data.archives import EUROSAT, EUROSAT_BANDS, MARKS, guess_archive, patch_bounds
-from closp_nb.synthetic.archives import WRITERS, write_cabuar, write_mmflood, write_quakeset, write_sen12flood
-from closp_nb.data.archives import ARCHIVES, LEAST, archive, read_item
+from closp_nb.data.archives import EUROSAT_CLASSES, EUROSAT_BANDS, ARCHIVE_PATTERNS, guess_archive, patch_bounds
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS, write_cabuar, write_mmflood, write_quakeset, write_sen12flood
+from closp_nb.data.archives import ARCHIVES, MIN_MASK_FRAC, archive, read_item
 from closp_nb.sensors import TILE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,7 +28,7 @@ def copies(tmp_path_factory):
 
     def get(key):
         if key not in made:
-            made[key] = WRITERS[key](tmp / key)
+            made[key] = ARCHIVE_WRITERS[key](tmp / key)
         return made[key]
 
     return get
@@ -51,10 +52,9 @@ def read(key, folder):
 def failed(key, folder):
     "Tiles, what failed, and all that is left."
     tiles, left = read(key, folder)
-    bad = [l for l in left if l.kind == 'failed']
-    assert all('\n' not in l.reason and str(folder) not in l.reason for l in bad), (
-        'one line, without the place of the folder'
-    )
+    bad = [o for o in left if o.kind == 'failed']
+    one_line = all('\n' not in o.reason and str(folder) not in o.reason for o in bad)
+    assert one_line, 'one line, without the path of the folder'
     return tiles, bad, left
 
 
@@ -72,7 +72,7 @@ WANT = {
 }
 
 
-@pytest.mark.parametrize('key', WRITERS)
+@pytest.mark.parametrize('key', ARCHIVE_WRITERS)
 def test_round_trip(key, copies):
     d, src = copies(key), archive(key)
     assert guess_archive(d) == key and src.key == key
@@ -81,7 +81,7 @@ def test_round_trip(key, copies):
         isinstance(i, tuple) and all(isinstance(v, str) for v in i) for i in items
     )
     tiles, left = read(key, d)
-    kinds = [l.kind for l in left]
+    kinds = [o.kind for o in left]
     assert (len(tiles), kinds.count('skipped'), kinds.count('failed')) == (*WANT[key], 0)
     ids = [o.id for o in tiles + left]
     assert len(set(ids)) == len(ids), 'every position has an id of its own'
@@ -98,9 +98,9 @@ def test_round_trip(key, copies):
     assert bool(tiles[0].crs) == (key != 'eurosat-rgb')
 
 
-@pytest.mark.parametrize('key', WRITERS)
+@pytest.mark.parametrize('key', ARCHIVE_WRITERS)
 def test_same_seed_same_copy(key, copies, tmp_path):
-    again = WRITERS[key](tmp_path / key)
+    again = ARCHIVE_WRITERS[key](tmp_path / key)
     a, b = (read_item(archive(key), d, archive(key).find(d)[-1]) for d in (copies(key), again))
     assert [t.id for t in a] == [t.id for t in b] and np.array_equal(
         *(next(t for t in x if isinstance(t, Tile)).pixels for x in (a, b))
@@ -110,7 +110,7 @@ def test_same_seed_same_copy(key, copies, tmp_path):
 def test_a_taken_folder_is_left_alone(copies):
     for key in ('mmflood', 'eurosat'):
         with pytest.raises(InputError, match='is there already'):
-            WRITERS[key](copies(key))
+            ARCHIVE_WRITERS[key](copies(key))
 
 
 # ---- each archive's own facts
@@ -204,7 +204,7 @@ def test_mmflood_masks_by_share(tmp_path):
         ('flooded area',),
         (),
     )
-    assert '10.0% is flooded area' in by['130_15'].notes and LEAST == 0.05
+    assert '10.0% is flooded area' in by['130_15'].notes and MIN_MASK_FRAC == 0.05
     assert by['10_15'].event == 'EMSR548' and by['10_15'].time == '2021-10-31T16:56:28'
     with rasterio.open(d / 'activations/EMSR548-0/s1_raw/EMSR548-0-0.tif') as r:
         power, t = r.read(), r.transform
@@ -218,7 +218,7 @@ def test_cabuar(copies):
         t.labels for t in tiles if 'post_fire' in t.id
     }
     assert all(t.bounds[2] - t.bounds[0] == 2400 and any('2.4 km' in n for n in t.notes) for t in tiles)
-    assert {l.kind for l in left} == {'skipped'} and all('missing' in l.reason for l in left)
+    assert {o.kind for o in left} == {'skipped'} and all('missing' in o.reason for o in left)
     t = next(t for t in tiles if t.id.endswith('_0_post_fire_16_136'))
     with h5py.File(copies('cabuar') / '512x512.hdf5') as f:
         x = f[t.event + '_0/post_fire'][16:136, 136:256]
@@ -230,7 +230,7 @@ def test_cabuar(copies):
 
 
 def test_cabuar_without_its_table_has_no_place(tmp_path):
-    tiles, _ = read('cabuar', write_cabuar(tmp_path / 'd', n=1, place=False))
+    tiles, _ = read('cabuar', write_cabuar(tmp_path / 'd', n=1, located=False))
     assert all(t.crs == '' and t.bounds == () and np.isnan(t.lonlat[0]) and t.time == '' for t in tiles)
 
 
@@ -241,7 +241,7 @@ def test_quakeset(copies, tmp_path):
         ('earthquake damage',)
     }
     assert any('missing' in n for t in tiles for n in t.notes), 'not-a-number was filled and noted'
-    lost, _ = read('quakeset', write_quakeset(tmp_path / 'd', place=False))
+    lost, _ = read('quakeset', write_quakeset(tmp_path / 'd', located=False))
     assert len(lost) == len(tiles) and all(np.isnan(t.lonlat[0]) for t in lost)
 
 
@@ -260,7 +260,7 @@ def test_eurosat_rgb_stretch_is_undone(copies):
     for t in read('eurosat-rgb', copies('eurosat-rgb'))[0]:
         want = np.minimum(a[t.labels].pixels[[S2L1C.band(b) for b in ('B04', 'B03', 'B02')]], 0.275)
         assert t.sensor == S2RGB and abs(t.pixels.mean() - want.mean()) < 0.006 and t.pixels.max() < 0.2751
-    assert len(EUROSAT) == 10
+    assert len(EUROSAT_CLASSES) == 10
 
 
 # ---- damage
@@ -313,7 +313,10 @@ def replace(name, x):
     return h5(f)
 
 
-flood = lambda s, k, v: lambda p: edit(p, lambda j: j['0140'][k].update(v))
+def flood(s, k, v):
+    return lambda p: edit(p, lambda j: j['0140'][k].update(v))
+
+
 DAMAGE = [  # archive, file, what happens to it, positions that fail, words of the reason
     ('bigearthnet-v1', '*/*/S2B*.json', Path.unlink, 1, 'it holds the labels'),
     ('bigearthnet-v1', '*/*/S2B*.json', lambda p: cut(p, 50), 1, 'not JSON'),
@@ -435,7 +438,7 @@ def test_damage_costs_its_positions_only(key, where, harm, n, say, harmed):
     before = sum(WANT[key])
     harm(next(d.glob(where)))
     tiles, bad, left = failed(key, d)
-    assert len(bad) == n and all(say in l.reason for l in bad), [l.reason for l in left]
+    assert len(bad) == n and all(say in o.reason for o in bad), [o.reason for o in left]
     assert len(tiles) > 0 or n in (before, 1) or key in ('bigearthnet-v2', 'cabuar'), 'the others are read'
 
 
@@ -444,7 +447,7 @@ def test_mostly_missing_is_skipped(harmed):
     for f in d.glob('*/S1A_IW_GRDH_1SDV_20180204*/*.tif'):
         rewrite(f, lambda x: x * np.nan)
     _, left = read('bigearthnet-v1', d)
-    assert [l.kind for l in left] == ['skipped'] and 'missing' in left[0].reason
+    assert [o.kind for o in left] == ['skipped'] and 'missing' in left[0].reason
 
 
 def test_too_small_is_skipped(harmed):
@@ -452,7 +455,7 @@ def test_too_small_is_skipped(harmed):
     for part in ('s1_raw', 'mask'):
         rewrite(d / f'activations/EMSR446-0/{part}/EMSR446-0-0.tif', lambda x: x[:, :100])
     _, left = read('mmflood', d)
-    small = next(l for l in left if l.id == 'mmflood_EMSR446-0-0')
+    small = next(o for o in left if o.id == 'mmflood_EMSR446-0-0')
     assert small.kind == 'skipped' and '120' in small.reason and len(left) == 3
 
 
@@ -463,21 +466,21 @@ def test_empty_array_is_skipped(harmed):
         for k in ('post_fire', 'mask'):
             del g[k]
         g['post_fire'], g['mask'] = np.zeros((0, 0, 12), 'uint16'), np.zeros((0, 0, 1), 'uint16')
-    assert [l.kind for l in read('cabuar', d)[1]].count('skipped') == 3
+    assert [o.kind for o in read('cabuar', d)[1]].count('skipped') == 3
 
 
 def test_patch_in_no_table_is_skipped(harmed):
     d = harmed('bigearthnet-v2')
     (d / 'metadata_for_patches_with_snow_cloud_or_shadow.parquet').unlink()
     tiles, left = read('bigearthnet-v2', d)
-    assert len(tiles) == 4 and [l.kind for l in left] == ['skipped'] * 2 and 'no metadata table' in left[0].reason
+    assert len(tiles) == 4 and [o.kind for o in left] == ['skipped'] * 2 and 'no metadata table' in left[0].reason
 
 
 def test_no_table_at_all(harmed):
     d = harmed('bigearthnet-v2')
     for f in d.glob('*.parquet'):
         f.unlink()
-    assert {l.reason for l in failed('bigearthnet-v2', d)[1]} == {
+    assert {o.reason for o in failed('bigearthnet-v2', d)[1]} == {
         'metadata.parquet is not there; it holds the labels: fetch it'
     }
 
@@ -486,12 +489,13 @@ def test_no_table_at_all(harmed):
 def test_a_database_cut_short_does_not_kill_the_process(size, harmed):
     d = harmed('bigearthnet-lmdb')
     cut(next(d.glob('*/data.mdb')), size)
-    with pytest.raises(InputError, match='fetch it again'):
+    with pytest.raises(DamagedError, match='fetch it again'):
         archive('bigearthnet-lmdb').find(d)
 
 
 def test_a_pickle_stays_shut(harmed):
-    import lmdb, pickle
+    import lmdb
+    import pickle
 
     d = harmed('bigearthnet-lmdb')
 
@@ -501,13 +505,13 @@ def test_a_pickle_stays_shut(harmed):
 
     with lmdb.open(str(d / 'BigEarthNet-V2-LMDB')) as env, env.begin(write=True) as txn:
         txn.put(next(txn.cursor().iternext(values=False)), pickle.dumps(Trap()))
-    assert [('pickles' in l.reason) for l in failed('bigearthnet-lmdb', d)[1]] == [True] and not (d / 'sprung').exists()
+    assert [('pickles' in o.reason) for o in failed('bigearthnet-lmdb', d)[1]] == [True] and not (d / 'sprung').exists()
 
 
 def test_missing_list_and_escapes(harmed):
     d = harmed('sen12flood')
     (d / 'S1list.json').unlink()
-    with pytest.raises(InputError, match='S1list.json is not there'):
+    with pytest.raises(NotFoundError, match='S1list.json is not there'):
         archive('sen12flood').find(d)
     for key, item in [
         ('bigearthnet-v1', ('../x',)),
@@ -520,22 +524,47 @@ def test_missing_list_and_escapes(harmed):
         assert len(out) == 1 and out[0].kind == 'failed' and 'leads out' in out[0].reason
 
 
-@pytest.mark.parametrize('key', WRITERS)
+NOTHING = {'sen12flood': 'S1list.json', 'bigearthnet-lmdb': 'data.mdb'}
+
+
+@pytest.mark.parametrize('key', ARCHIVE_WRITERS)
 def test_nothing_there(key, tmp_path):
-    with pytest.raises(
-        InputError,
-        match='S1list.json' if key == 'sen12flood' else 'data.mdb' if key == 'bigearthnet-lmdb' else 'holds nothing',
-    ):
+    with pytest.raises(NotFoundError, match=NOTHING.get(key, 'holds nothing')):
         archive(key).find(tmp_path)
-    with pytest.raises(InputError, match='is not a folder'):
+    with pytest.raises(NotFoundError, match='is not a folder'):
         archive(key).find(tmp_path / 'x')
+    with pytest.raises(NotFoundError, match='is not a folder'):
+        guess_archive(tmp_path / 'x')
     with pytest.raises(InputError) as e:
         guess_archive(tmp_path)
-    assert MARKS[key][0] in str(e.value)
+    assert ARCHIVE_PATTERNS[key][0] in str(e.value)
+
+
+def test_a_bug_of_ours_is_no_damage(copies, monkeypatch):
+    from closp_nb.data import archives
+
+    src, d = archive('mmflood'), copies('mmflood')
+    monkeypatch.setattr(archives, 'select_bands', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read_item(src, d, src.find(d)[0])
+    monkeypatch.setattr(archives.pd, 'read_parquet', lambda *a, **kw: 1 / 0)
+    archives._ben2_rows.cache_clear()
+    src, d = archive('bigearthnet-v2'), copies('bigearthnet-v2')
+    with pytest.raises(ZeroDivisionError):
+        read_item(src, d, src.find(d)[0])
+
+
+def test_the_database_is_optional(copies, monkeypatch):
+    import sys
+
+    d = copies('bigearthnet-lmdb')
+    monkeypatch.setitem(sys.modules, 'lmdb', None)
+    with pytest.raises(MissingDependencyError, match=r'closp_nb\[samples\]'):
+        archive('bigearthnet-lmdb').find(d)
 
 
 def test_registry():
-    assert set(ARCHIVES) == set(WRITERS) == set(MARKS)
+    assert set(ARCHIVES) == set(ARCHIVE_WRITERS) == set(ARCHIVE_PATTERNS)
     with pytest.raises(InputError, match='mmflood'):
         archive('mmflod')
     assert all('\n' not in s.about and s.about.count(';') == 2 for s in ARCHIVES.values()), 'what; licence; citation'
@@ -587,6 +616,6 @@ def test_real_eurosat_rgb():
     assert guess_archive(d) == 'eurosat-rgb'
     items = src.find(d)
     got = [t for i in items[::97] for t in read_item(src, d, i)]
-    assert all(isinstance(t, Tile) and t.labels[0] in EUROSAT for t in got) and len(got) == len(items[::97])
+    assert all(isinstance(t, Tile) and t.labels[0] in EUROSAT_CLASSES for t in got) and len(got) == len(items[::97])
     mean = {c: np.mean([t.pixels.mean() for t in got if t.labels == (c,)]) for c in ('SeaLake', 'Industrial')}
     assert mean['SeaLake'] < mean['Industrial']

@@ -1,21 +1,28 @@
 "The builder: books that balance over every archive, bytes that repeat after any kill, one line for every mistake."
 
-import filecmp, json, os, shutil, signal, subprocess, sys, time
+import filecmp
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from itertools import combinations
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from closp_nb.data.catalog import Catalog, corpus_catalog, pixel_hash
-from closp_nb.core import InputError
-from closp_nb.data.corpus import build_corpus, parse_part
-from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac
-from closp_nb.synthetic.archives import WRITERS
+from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.labels import collision_share
-from closp_nb.data.report import label_counts, corpus_report, unit_report
-from closp_nb.data.catalog import open_catalog
+from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash
 from closp_nb.data.rasters import write_geotiff
+from closp_nb.data.corpus import build_corpus, source_folder
+from closp_nb.data.report import corpus_report, label_counts, unit_report
+from closp_nb.synthetic.archives import ARCHIVE_WRITERS
+from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac
 from closp_nb.synthetic.world import make_tile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -30,8 +37,8 @@ pytestmark = [
 def copies(tmp_path_factory):
     "Small copies of archives, a folder of products and one of tiles."
     tmp = tmp_path_factory.mktemp('copies')
-    for k in WRITERS:
-        WRITERS[k](tmp / k)
+    for k in ARCHIVE_WRITERS:
+        ARCHIVE_WRITERS[k](tmp / k)
     write_safe(tmp / 'products')
     write_safe(tmp / 'products', 'L1C', '02.06')
     write_sar_pair(tmp / 'products')
@@ -58,14 +65,14 @@ def alike(a, b):
 def whole(copies, tmp_path_factory):
     "A corpus of everything."
     d = tmp_path_factory.mktemp('whole') / 'corpus'
-    parts = [f'{k}={copies / k}' for k in WRITERS] + [copies / 'products', copies / 'tiles']
+    parts = [f'{k}={copies / k}' for k in ARCHIVE_WRITERS] + [copies / 'products', copies / 'tiles']
     return d, *build(d, *parts, places=4), parts
 
 
 def test_every_archive_in_one_corpus(whole):
     d, cat, books, _ = whole
     assert (
-        len(books) == len(WRITERS) + 2
+        len(books) == len(ARCHIVE_WRITERS) + 2
         and (books.read + books.skipped + books.failed == books.found).all()
         and books.read.sum() == len(cat)
     )
@@ -124,13 +131,27 @@ def test_workers_change_nothing(whole, tmp_path, kw):
     assert not alike(d, tmp_path / 'corpus')
 
 
-CALL = 'import sys; from closp_nb.data.corpus import build_corpus; build_corpus(sys.argv[1], *sys.argv[3:], workers=int(sys.argv[2]), chunk=3, progress=False)'
+CALL = '''
+import sys
+from closp_nb.data.corpus import build_corpus
+
+build_corpus(sys.argv[1], *sys.argv[3:], workers=int(sys.argv[2]), chunk=3, progress=False)
+'''
 
 
 def start(folder, workers, parts):
     return subprocess.Popen(
         [sys.executable, '-c', CALL, str(folder), str(workers), *map(str, parts)], cwd=ROOT, start_new_session=True
     )
+
+
+def reached(work, goal, before):
+    "Is it time for the kill?"
+    if goal is None:
+        return False
+    if goal == 'assembly':
+        return (work / 'crisislandmark.h5').exists()
+    return len(list(work.glob('rows/*.json'))) >= before + goal
 
 
 @pytest.mark.parametrize('workers', [1, 2])
@@ -145,14 +166,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(copies, tmp_path, workers):
     for goal in [*rng.integers(1, 4, 3), 'assembly', None]:
         run, end = start(tmp_path / 'killed', workers, parts), time.time() + 120
         before = len(list(work.glob('rows/*.json')))
-        stop = lambda: (
-            False
-            if goal is None
-            else (work / 'crisislandmark.h5').exists()
-            if goal == 'assembly'
-            else len(list(work.glob('rows/*.json'))) >= before + goal
-        )
-        while run.poll() is None and time.time() < end and not stop():
+        while run.poll() is None and time.time() < end and not reached(work, goal, before):
             time.sleep(0.002)
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)
@@ -184,7 +198,7 @@ def test_another_plan_is_refused(copies, tmp_path):
     run.wait()
     assert work.exists()
     for parts, kw in (([copies / 'mmflood'], dict(chunk=3)), ([copies / 'quakeset'], dict(chunk=4))):
-        with pytest.raises(InputError, match='was begun from other folders or with other options'):
+        with pytest.raises(IncompatibleError, match='was begun from other folders or with other options'):
             build(tmp_path / 'x', *parts, **kw)
     build(tmp_path / 'x', copies / 'mmflood', overwrite=True)
     assert set(Catalog.load(tmp_path / 'x' / 'catalog.parquet').frame.source) == {'mmflood'}
@@ -204,13 +218,13 @@ def test_another_split_needs_no_new_reading(copies, tmp_path, monkeypatch):
         build(tmp_path / 'x', copies / 'mmflood')
     monkeypatch.setattr(c, '_fill', lambda *a: 1 / 0)  # nothing may be read any more
     monkeypatch.setattr(c, '_finish', whole)
-    cat, _ = build(tmp_path / 'x', copies / 'mmflood', share=0.5)
+    cat, _ = build(tmp_path / 'x', copies / 'mmflood', train_frac=0.5)
     assert (cat.frame.split == 'train').mean() == 0.5
 
 
 def test_a_split_that_leaves_nothing_keeps_what_was_read(copies, tmp_path):
     with pytest.raises(InputError, match='what was read is kept'):
-        build(tmp_path / 'x', copies / 'mmflood', share=0.001)
+        build(tmp_path / 'x', copies / 'mmflood', train_frac=0.001)
     assert list((tmp_path / 'x.building' / 'rows').glob('*.json'))
     assert len(build(tmp_path / 'x', copies / 'mmflood')[0]) == 14
 
@@ -218,14 +232,14 @@ def test_a_split_that_leaves_nothing_keeps_what_was_read(copies, tmp_path):
 def test_no_labels_no_queries(copies, tmp_path):
     build(tmp_path / 'x', copies / 'products')
     assert not (tmp_path / 'x' / 'queries.jsonl').exists() and corpus_report(
-        open_catalog(tmp_path / 'x'), per=1, progress=False
+        open_catalog(tmp_path / 'x'), per_group=1, progress=False
     )
 
 
 def test_force_replaces_and_nothing_else_does(copies, tmp_path):
     build(tmp_path / 'c', copies / 'mmflood')
     before = (tmp_path / 'c' / 'catalog.parquet').read_bytes()
-    with pytest.raises(InputError, match='--force'):
+    with pytest.raises(InputError, match='overwrite=True'):
         build(tmp_path / 'c', copies / 'quakeset')
     assert (tmp_path / 'c' / 'catalog.parquet').read_bytes() == before
     build(tmp_path / 'c', copies / 'quakeset', overwrite=True)
@@ -258,8 +272,8 @@ def test_tiles_bring_labels_and_scenes_get_them_from_rasters(copies, tmp_path):
         and (cat.frame.caption != '').all()
         and set(cat.frame.sensor) == {'s1', 's2'}
     )
-    with pytest.raises(InputError, match='is not there|no class raster|class rasters'):
-        build(tmp_path / 's', parse_part(copies / 'products', labels=str(tmp_path / 'nolabels.tif')))
+    with pytest.raises(DamagedError, match='no tile could be read'):
+        build(tmp_path / 's', source_folder(copies / 'products', labels=str(tmp_path / 'nolabels.tif')))
 
 
 @pytest.mark.parametrize('harm', ['truncated', 'nan', 'emptyfile'])
@@ -269,7 +283,7 @@ def test_damage_costs_its_own_tiles(copies, tmp_path, harm):
     if harm == 'truncated':
         f = d / 'earthquakes.h5'
         f.write_bytes(f.read_bytes()[: f.stat().st_size // 2])
-        with pytest.raises(InputError, match='broken download|cannot be opened|no tile could be read'):
+        with pytest.raises(DamagedError, match='broken download|cannot be opened|no tile could be read'):
             build(tmp_path / 'c', f'quakeset={d}')
         return
     if harm == 'nan':
@@ -292,7 +306,7 @@ def test_labels_of_another_language_are_counted(copies, tmp_path):
     f = sorted(d.rglob('*_labels_metadata.json'))[0]
     j = json.loads(f.read_text())
     f.write_text(json.dumps(j | dict(labels=['Nadelwald'])))
-    cat, books = build(tmp_path / 'c', f'bigearthnet-v1={d}', share=0.5)
+    cat, books = build(tmp_path / 'c', f'bigearthnet-v1={d}', train_frac=0.5)
     left = pd.read_csv(tmp_path / 'c' / 'left.csv')
     assert books.failed.sum() == 1 and 'Nadelwald' in left.reason[0]
 
@@ -305,7 +319,7 @@ def test_a_worker_that_dies_is_told(copies, tmp_path, monkeypatch):
     from closp_nb.data import corpus as c
 
     monkeypatch.setattr(c, '_chunk', dies)
-    with pytest.raises(InputError, match='ended from outside'):
+    with pytest.raises(ClospError, match='ended from outside'):
         build(tmp_path / 'c', copies / 'mmflood', workers=2)
     monkeypatch.undo()
     assert len(build(tmp_path / 'c', copies / 'mmflood', workers=2)[0]) == 14
@@ -323,41 +337,73 @@ def test_blocks(copies, tmp_path):
         buffer=10,
     )
     ev = cat.frame[cat.frame.event != ''].groupby('event').split.agg(set)
-    assert not any({'train', 'corpus'} <= s for s in ev) and {'train', 'corpus'} <= set(cat.frame.split)
+    assert not any({'train', 'gallery'} <= s for s in ev) and {'train', 'gallery'} <= set(cat.frame.split)
 
 
-@pytest.mark.parametrize(
-    'text,say', [('nowhere', 'not a folder'), ('mmfloods=nowhere', 'no archive'), ('mmflood=nowhere', 'not a folder')]
-)
-def test_parts(text, say):
-    with pytest.raises(InputError, match=say):
-        parse_part(text)
+UNKNOWN = [
+    ('nowhere', NotFoundError, 'not a folder'),
+    ('mmfloods=nowhere', InputError, 'no archive'),
+    ('mmflood=nowhere', NotFoundError, 'not a folder'),
+]
 
 
-# ---- survey
+@pytest.mark.parametrize('text,kind,say', UNKNOWN)
+def test_source_folders(text, kind, say):
+    with pytest.raises(kind, match=say):
+        source_folder(text)
 
 
-def test_survey_of_everything(whole):
+def test_what_the_plan_and_corpus_json_keep(copies, tmp_path):
+    "Old builds go on only if their fingerprint is still met."
+    build(tmp_path / 'c', copies / 'mmflood', copies / 'quakeset')
+    d = json.loads((tmp_path / 'c' / 'corpus.json').read_text())
+    assert list(d['split']) == ['how', 'share', 'km', 'buffer', 'seed']
+    assert [list(p) for p in d['parts']] == [
+        ['kind', 'folder', 'labels', 'nomenclature', 'least', 'max_cloud', 'bands']
+    ] * 2
+    assert [p['kind'] for p in d['parts']] == ['mmflood', 'quakeset']
+
+
+def test_a_bug_of_ours_is_no_damage(copies, tmp_path, monkeypatch):
+    from closp_nb.data import corpus as c
+
+    build(tmp_path / 'a', copies / 'mmflood')
+    monkeypatch.setattr(c, 'read_table', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(tmp_path / 'b', tmp_path / 'a')
+    monkeypatch.undo()
+    monkeypatch.setattr(c, '_fit', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(tmp_path / 'c', copies / 'mmflood')
+    (tmp_path / 'a' / 'metadata.parquet').write_bytes(b'')
+    with pytest.raises(DamagedError, match='fetch it again'):
+        build(tmp_path / 'd', tmp_path / 'a')
+
+
+# ---- report
+
+
+def test_report_of_everything(whole):
     d, cat, _, _ = whole
-    page = corpus_report(cat, per=2, progress=False)
+    page = corpus_report(cat, per_group=2, progress=False)
     counts = label_counts(cat)
     assert counts.loc['all tiles'].sum() == len(cat) and all(
-        l in page for l in ('trees', 'in one sensor only', 'captioned tiles meet their own')
+        w in page for w in ('trees', 'in one sensor only', 'captioned tiles meet their own')
     )
-    assert (unit_report(cat, per=2, progress=False).wrong == '').all()
+    assert (unit_report(cat, per_group=2, progress=False).wrong == '').all()
     assert len(open_catalog(d / 'catalog.parquet')) == len(open_catalog(d)) == len(cat)
 
 
-def test_survey_without_fingerprints_or_labels(whole):
+def test_report_without_fingerprints_or_labels(whole):
     d, cat, _, _ = whole
     bare = Catalog(cat.frame.drop(columns=['hash', 'notes', 'cloud', 'gaps']).head(8))
-    bare = Catalog(bare.frame.assign(hash='', labels=[[] for _ in range(8)], caption='', split=['train', 'corpus'] * 4))
-    assert 'unknown' in corpus_report(bare, per=1, progress=False)
+    bare = Catalog(
+        bare.frame.assign(hash='', labels=[[] for _ in range(8)], caption='', split=['train', 'gallery'] * 4)
+    )
+    assert 'unknown' in corpus_report(bare, per_group=1, progress=False)
 
 
 def test_collision_share_is_right_by_counting():
-    from itertools import combinations
-
     caps = list('aabbbc')
     for b in range(1, 7):
         hits = [sum(caps[i] == caps[j] for j in s) > 1 for s in combinations(range(6), b) for i in s]
@@ -368,26 +414,15 @@ def test_collision_share_is_right_by_counting():
 @pytest.mark.skipif(not REAL.exists(), reason='no real tiles beside the checkout')
 def test_real_scenes_become_a_corpus(tmp_path):
     "TerraMind's radar and level 2A, five places each, labelled by their land cover."
-    names = 'B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12'.split()
-    cat, books = build(
-        tmp_path / 'c',
-        parse_part(
-            f"scenes={REAL / 'terramind' / 'S2L2A'}",
-            bands=tuple(names),
-            labels=str(REAL / 'terramind' / 'LULC'),
-            nomenclature='terramind',
-        ),
-        parse_part(
-            f"scenes={REAL / 'terramind' / 'S1RTC'}",
-            bands=('VV', 'VH'),
-            labels=str(REAL / 'terramind' / 'LULC'),
-            nomenclature='terramind',
-        ),
-    )
+    names = tuple('B01 B02 B03 B04 B05 B06 B07 B08 B8A B09 B11 B12'.split())
+    cover = dict(labels=str(REAL / 'terramind' / 'LULC'), nomenclature='terramind')
+    optical = source_folder(f"scenes={REAL / 'terramind' / 'S2L2A'}", bands=names, **cover)
+    radar = source_folder(f"scenes={REAL / 'terramind' / 'S1RTC'}", bands=('VV', 'VH'), **cover)
+    cat, books = build(tmp_path / 'c', optical, radar)
     assert (
         (books.read + books.skipped + books.failed == books.found).all()
         and set(cat.frame.sensor) == {'s1', 's2'}
         and (cat.frame.caption != '').any()
     )
     pairs = cat.frame.assign(place=cat.frame.id.str.split('~', n=1).str[1]).groupby('place').caption.nunique()
-    assert (pairs == 1).all(), 'one ground, one caption, whoever looked'
+    assert (pairs == 1).all(), 'one ground, one caption, in both sensors'

@@ -1,6 +1,9 @@
 "Scenes cut into tiles: copies whose truth is known, bad input, flat memory; and real scenes where they are at hand."
 
-import json, shutil, subprocess, sys
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +12,13 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError
+from closp_nb.core import MissingDependencyError, NotFoundError, Skipped
 from closp_nb.sensors import S1, S2, S2L1C, Tile
-from closp_nb.synthetic.products import (
-    CRS,
-    PRODUCTS,
-    OPTICAL,
-    ground,
-    offset_of,
-    stored,
-    write_safe,
-    write_sar_pair,
-    write_stac,
-)
 from closp_nb.data.products import find_scenes, geotiff_scene, loose_scene, safe_scene, sar_scene, stac_scenes
 from closp_nb.data.scenes import Scene, area_labels, class_window, scene_tiles
-from closp_nb.core import Skipped
+from closp_nb.synthetic.products import baseline_offset, ground, GROUND_CRS, RESOLUTION, SAR_PRODUCTS, stored_band
+from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REAL = ROOT.parent / 'shared' / 'data' / 'real'
@@ -48,9 +42,10 @@ def cut(x, t):
     return x[r : r + 120, c : c + 120]
 
 
-def one_line(f, *words):
-    with pytest.raises(InputError) as e:
+def one_line(kind, f, *words):
+    with pytest.raises(kind) as e:
         f()
+    assert isinstance(e.value, ClospError)
     text = str(e.value)
     assert '\n' not in text and all(w in text for w in words), text
     return text
@@ -58,7 +53,10 @@ def one_line(f, *words):
 
 def write(path, x, **kw):
     x = x if x.ndim == 3 else x[None]
-    where = dict(crs=CRS, transform=rasterio.transform.from_bounds(*ground(SIZE).bounds, x.shape[2], x.shape[1])) | kw
+    where = (
+        dict(crs=GROUND_CRS, transform=rasterio.transform.from_bounds(*ground(SIZE).bounds, x.shape[2], x.shape[1]))
+        | kw
+    )
     with rasterio.open(
         path, 'w', driver='GTiff', count=len(x), height=x.shape[1], width=x.shape[2], dtype=x.dtype, **where
     ) as d:
@@ -86,12 +84,12 @@ def test_safe(tmp_path, g, level, baseline):
     s = safe_scene(write_safe(tmp_path, level, baseline, SIZE))
     assert (s.sensor, s.offset, s.unit, s.time) == (
         S2L1C if level == 'L1C' else S2,
-        offset_of(baseline),
+        baseline_offset(baseline),
         'DN',
         '2021-07-11T10:15:28',
     )
     seen = tiles(s)
-    assert len(seen) == 4 and {t.event for t in seen} == {s.id} and {t.crs for t in seen} == {CRS}
+    assert len(seen) == 4 and {t.event for t in seen} == {s.id} and {t.crs for t in seen} == {GROUND_CRS}
     for t in seen:
         for b in ('B02', 'B03', 'B04', 'B08'):
             gap = cut(g.gap, t)
@@ -117,9 +115,9 @@ def test_offset_never_changes_reflectance(tmp_path):
     assert a.keys() == b.keys() and max(np.abs(a[k] - b[k]).max() for k in a) < 1e-6
 
 
-@pytest.mark.parametrize('kind', [k for k in PRODUCTS if k != 'grd'])
-def test_sar_scales_agree(tmp_path, g, kind):
-    s = sar_scene(write_sar_pair(tmp_path, kind, SIZE))
+@pytest.mark.parametrize('product', [k for k in SAR_PRODUCTS if k != 'grd'])
+def test_sar_scales_agree(tmp_path, g, product):
+    s = sar_scene(write_sar_pair(tmp_path, product, SIZE))
     t = next(t for t in tiles(s) if at(t) == (120, 120))
     assert np.abs(t.pixels - 10 * np.log10([cut(g.radar[b], t) for b in S1.names])).max() < 1e-3
     assert s.time == '2021-07-11T16:50:43' and 'gamma0' in t.notes
@@ -140,7 +138,7 @@ def test_stac(tmp_path, g, style, baseline, offset):
     assert len(radar) == (style == 'planetary-computer')
     for s in radar:
         assert (
-            np.abs(next(iter(tiles(s, at=[(120, 0)]))).pixels[1] - 10 * np.log10(g.radar['VH'][120:, :120])).max()
+            np.abs(next(iter(tiles(s, corners=[(120, 0)]))).pixels[1] - 10 * np.log10(g.radar['VH'][120:, :120])).max()
             < 1e-3
         )
 
@@ -173,7 +171,7 @@ def test_stac_objects_and_web_addresses(tmp_path):
 def test_stac_needs_pystac(tmp_path, monkeypatch):
     path = write_stac(tmp_path / 's')
     monkeypatch.setitem(sys.modules, 'pystac', None)
-    one_line(lambda: stac_scenes(path), 'closp_nb[scenes]')
+    one_line(MissingDependencyError, lambda: stac_scenes(path), 'closp_nb[scenes]')
 
 
 def test_dark_water_does_not_doubt_a_product(tmp_path):
@@ -182,8 +180,8 @@ def test_dark_water_does_not_doubt_a_product(tmp_path):
     )  # water below zero, as level 2A has it
     p = str(write(tmp_path / 'x.tif', x))
     s = Scene('x', S2, {b: (p, i) for i, b in enumerate(S2.names, 1)}, 1000.0, 'DN')
-    one_line(lambda: list(scene_tiles(s)), 'offset')
-    s.sure = True
+    one_line(InputError, lambda: list(scene_tiles(s)), 'offset')
+    s.offset_certain = True
     assert np.abs(tiles(s)[0].pixels - (x[:, :120, :120] / 10_000 - 0.1)).max() < 1e-6
 
 
@@ -197,7 +195,7 @@ def test_an_almost_empty_scene_is_judged_by_its_first_data(tmp_path, power):
         height=3600,
         width=3600,
         dtype='float32',
-        crs=CRS,
+        crs=GROUND_CRS,
         transform=rasterio.transform.from_origin(300_000, 5_900_040, 10, 10),
         nodata=0,
         tiled=True,
@@ -227,15 +225,15 @@ def test_level_1c_without_cirrus_band(tmp_path, g):
 
 
 def test_bands_in_any_order_of_a_stack(tmp_path, g, power):
-    names = list(OPTICAL)[::-1]
+    names = list(RESOLUTION)[::-1]
     x = np.stack(
-        [np.clip(np.rint(np.kron(g.optical[b], np.ones((OPTICAL[b] // 10,) * 2)) * 10_000), 1, None) for b in names]
+        [np.clip(np.rint(np.kron(g.optical[b], np.ones((RESOLUTION[b] // 10,) * 2)) * 10_000), 1, None) for b in names]
     ).astype('uint16')
     s = geotiff_scene(write(tmp_path / 'a.tif', x), names, S2L1C, offset=0)
     t = next(t for t in tiles(s) if at(t) == (120, 120))
     assert np.abs(t.pixels - x[[names.index(b) for b in S2L1C.names], 120:, 120:] / 10_000).max() < 1e-6
     s = geotiff_scene(write(tmp_path / 'b.tif', power[::-1]), ['VH', 'VV'])
-    assert np.abs(tiles(s, at=[(0, 120)])[0].pixels[0] - 10 * np.log10(power[0, :120, 120:])).max() < 1e-4
+    assert np.abs(tiles(s, corners=[(0, 120)])[0].pixels[0] - 10 * np.log10(power[0, :120, 120:])).max() < 1e-4
 
 
 # ---- cloud, gaps, labels
@@ -250,11 +248,11 @@ def test_cloud_and_limits(tmp_path, g):
     for t in tiles(s):
         assert abs(t.cloud - true[at(t)]) < 0.02
     cloudy = {k for k, v in true.items() if v > 0.15}
-    assert {at(l) for l in left(s, max_cloud=0.15)} == cloudy and {l.kind for l in left(s, max_cloud=0.15)} == {
+    assert {at(o) for o in left(s, max_cloud=0.15)} == cloudy and {o.kind for o in left(s, max_cloud=0.15)} == {
         'skipped'
     }
-    assert (0, 0) in {at(l) for l in left(s, max_gaps=0.1)}
-    for t in tiles(s, mask=True, max_gaps=0.9):
+    assert (0, 0) in {at(o) for o in left(s, max_gaps=0.1)}
+    for t in tiles(s, mask_cloud=True, max_gaps=0.9):
         if not cut(g.gap, t).any():
             assert abs(t.gaps - true[at(t)]) < 0.02
 
@@ -273,19 +271,19 @@ def test_labels_by_area(tmp_path, g, how):
     names = {0: 'water', 1: 'trees', 4: 'crops', 6: 'built'}
     for t in tiles(s, labels=p):
         share = {n: (cut(g.cover, t) == c).mean() for c, n in names.items()}
-        got = {l.lower() for l in t.labels}
+        got = {n.lower() for n in t.labels}
         assert {n for n, v in share.items() if v > 0.06} <= got <= {n for n, v in share.items() if v > 0.04}
 
 
 def test_no_sea_outside_the_label_raster(tmp_path, g):
     p = write(tmp_path / 'dw.tif', g.cover)
-    l, b, r, t = g.bounds
-    assert area_labels(p, CRS, (l - 5000, b, l - 3800, b + 1200)) == ()
-    codes, known = class_window(p, CRS, (l - 600, b, l + 600, b + 1200), (120, 120))
+    left, bottom = g.bounds[:2]
+    assert area_labels(p, GROUND_CRS, (left - 5000, bottom, left - 3800, bottom + 1200)) == ()
+    codes, known = class_window(p, GROUND_CRS, (left - 600, bottom, left + 600, bottom + 1200), (120, 120))
     assert known[:, 60:].all() and not known[:, :60].any()
     dry = write(tmp_path / 'dry.tif', g.cover, nodata=0)
     s = safe_scene(write_safe(tmp_path, size=SIZE))
-    one_line(lambda: list(scene_tiles(s, labels=dry)), 'unsetnodata')
+    one_line(IncompatibleError, lambda: list(scene_tiles(s, labels=dry)), 'unsetnodata')
 
 
 # ---- bad input
@@ -293,85 +291,65 @@ def test_no_sea_outside_the_label_raster(tmp_path, g):
 
 def test_radar_as_shipped_is_refused(tmp_path):
     grd = write_sar_pair(tmp_path, 'grd', SIZE)
-    one_line(lambda: sar_scene(grd), 'calibrate', 'sigma0')
-    one_line(lambda: safe_scene(grd), 'Sentinel-1')
+    one_line(IncompatibleError, lambda: sar_scene(grd), 'calibrate', 'sigma0')
+    one_line(IncompatibleError, lambda: safe_scene(grd), 'Sentinel-1')
     vv = next(write_sar_pair(tmp_path, 'hyp3', SIZE).glob('*_VV.tif'))
-    one_line(lambda: sar_scene([vv]), 'lacks VH', '1SDV')
+    one_line(NotFoundError, lambda: sar_scene([vv]), 'lacks VH', '1SDV')
 
 
 def test_a_name_that_lies(tmp_path):
     for f in write_sar_pair(tmp_path, 'hyp3-decibel', SIZE).glob('*_V?.tif'):
         shutil.copy(f, tmp_path / f.name.replace('gduned', 'gpuned'))
-    one_line(lambda: list(scene_tiles(sar_scene(list(tmp_path.glob('*.tif'))))), 'declared linear', 'dB')
+    scene = sar_scene(list(tmp_path.glob('*.tif')))
+    one_line(InputError, lambda: list(scene_tiles(scene)), 'declared linear', 'dB')
 
 
-@pytest.mark.parametrize(
-    'make,words',
-    [
-        (lambda p, x: write(p, x, crs=None), ['coordinate system']),
-        (lambda p, x: write(p, x, transform=rasterio.transform.from_origin(3e7, 9e7, 10, 10)), ['off the Earth']),
-        (
-            lambda p, x: write(p, x, crs='EPSG:4326', transform=rasterio.transform.from_origin(100, 95, 0.001, 0.001)),
-            ['off the Earth'],
-        ),
-        (lambda p, x: write(p, x, transform=rasterio.Affine(10, 0, 3e5, 0, 10, 5.9e6)), ['gdalwarp']),
-        (lambda p, x: write(p, x, transform=rasterio.Affine(10, 2, 3e5, 2, -10, 5.9e6)), ['gdalwarp']),
-        (lambda p, x: write(p, x.astype('complex64')), ['complex']),
-        (lambda p, x: write(p, np.rint(x * 1000).astype('uint16')), ['calibrate']),
-        (lambda p, x: write(p, x[:, :100]), ['120']),
-        (lambda p, x: p.write_bytes(b''), ['cannot be read']),
-        (lambda p, x: p.write_text('not an image'), ['cannot be read']),
-        (lambda p, x: None, ['not there']),
-    ],
-)
-def test_bad_rasters(tmp_path, power, make, words):
+NOWHERE, BEYOND = (rasterio.transform.from_origin(*o) for o in ((3e7, 9e7, 10, 10), (100, 95, 0.001, 0.001)))
+BAD_RASTERS = [
+    (DamagedError, lambda p, x: write(p, x, crs=None), ['coordinate system']),
+    (DamagedError, lambda p, x: write(p, x, transform=NOWHERE), ['off the Earth']),
+    (DamagedError, lambda p, x: write(p, x, crs='EPSG:4326', transform=BEYOND), ['off the Earth']),
+    (IncompatibleError, lambda p, x: write(p, x, transform=rasterio.Affine(10, 0, 3e5, 0, 10, 5.9e6)), ['gdalwarp']),
+    (IncompatibleError, lambda p, x: write(p, x, transform=rasterio.Affine(10, 2, 3e5, 2, -10, 5.9e6)), ['gdalwarp']),
+    (IncompatibleError, lambda p, x: write(p, x.astype('complex64')), ['complex']),
+    (IncompatibleError, lambda p, x: write(p, np.rint(x * 1000).astype('uint16')), ['calibrate']),
+    (InputError, lambda p, x: write(p, x[:, :100]), ['120']),
+    (DamagedError, lambda p, x: p.write_bytes(b''), ['cannot be read']),
+    (DamagedError, lambda p, x: p.write_text('not an image'), ['cannot be read']),
+    (NotFoundError, lambda p, x: None, ['not there']),
+]
+
+
+@pytest.mark.parametrize('kind,make,words', BAD_RASTERS)
+def test_bad_rasters(tmp_path, power, kind, make, words):
     make(tmp_path / 'x.tif', power)
-    one_line(lambda: geotiff_scene(tmp_path / 'x.tif', ['VV', 'VH']), *words)
+    one_line(kind, lambda: geotiff_scene(tmp_path / 'x.tif', ['VV', 'VH']), *words)
 
 
 def test_files_that_do_not_belong_together(tmp_path, power):
     vv = write(tmp_path / 'a_VV.tif', power[0])
     for n in ('a', 'b'):
         write(tmp_path / f'{n}_B04.tif', np.full((240, 240), 700, 'uint16'))
-    one_line(lambda: loose_scene(sorted(tmp_path.glob('*_B04.tif'))), 'several scenes')
-    one_line(lambda: sar_scene([vv, write(tmp_path / 'b_VH.tif', power[1], crs='EPSG:32632')]), 'projection')
-    one_line(
-        lambda: sar_scene(
-            [
-                vv,
-                write(
-                    tmp_path / 'c_VH.tif',
-                    power[1],
-                    transform=rasterio.transform.from_origin(309_600, 5_900_040, 10, 10),
-                ),
-            ]
-        ),
-        'different ground',
-    )
-    one_line(
-        lambda: sar_scene(
-            [
-                vv,
-                write(
-                    tmp_path / 'd_VH.tif',
-                    power[1, :200],
-                    transform=rasterio.transform.from_origin(300_000, 5_900_040, 10, 10),
-                ),
-            ]
-        ),
-        'different ground',
-    )
+    one_line(InputError, lambda: loose_scene(sorted(tmp_path.glob('*_B04.tif'))), 'several scenes')
+    other = write(tmp_path / 'b_VH.tif', power[1], crs='EPSG:32632')
+    one_line(IncompatibleError, lambda: sar_scene([vv, other]), 'projection')
+    where = rasterio.transform.from_origin(309_600, 5_900_040, 10, 10)
+    east = write(tmp_path / 'c_VH.tif', power[1], transform=where)
+    one_line(IncompatibleError, lambda: sar_scene([vv, east]), 'different ground')
+    where = rasterio.transform.from_origin(300_000, 5_900_040, 10, 10)
+    short = write(tmp_path / 'd_VH.tif', power[1, :200], transform=where)
+    one_line(IncompatibleError, lambda: sar_scene([vv, short]), 'different ground')
 
 
 def test_missing_planes_and_infinity(tmp_path, power):
     x = power.copy()
     x[1] = np.nan
     assert all(
-        'VH' in l.reason for l in left(geotiff_scene(write(tmp_path / 'nan.tif', x), ['VV', 'VH']))
+        'VH' in o.reason for o in left(geotiff_scene(write(tmp_path / 'nan.tif', x), ['VV', 'VH']))
     ) and not tiles(geotiff_scene(tmp_path / 'nan.tif', ['VV', 'VH']))
     x = power.copy()
     x[0, 130:160, 130:150] = np.inf
-    t = tiles(geotiff_scene(write(tmp_path / 'inf.tif', x), ['VV', 'VH'], unit='linear'), at=[(120, 120)])[0]
+    t = tiles(geotiff_scene(write(tmp_path / 'inf.tif', x), ['VV', 'VH'], unit='linear'), corners=[(120, 120)])[0]
     assert np.isfinite(t.pixels).all() and t.gaps == pytest.approx(600 / 28_800, abs=1e-3)
 
 
@@ -381,41 +359,40 @@ def test_damaged_block_costs_only_its_tiles(tmp_path, power):
     )
     p.write_bytes(p.read_bytes()[:-15_000])
     said = list(scene_tiles(geotiff_scene(p, ['VV', 'VH'], unit='linear')))
-    assert {type(t) for t in said} == {Tile, Skipped} and {l.kind for l in said if isinstance(l, Skipped)} == {'failed'}
+    assert {type(t) for t in said} == {Tile, Skipped} and {o.kind for o in said if isinstance(o, Skipped)} == {'failed'}
 
 
-@pytest.mark.parametrize(
-    'change,words',
-    [
-        (lambda p: [f.unlink() for f in p.rglob('*_B05_*')], ['lacks B05']),
-        (lambda p: (p / 'MTD_MSIL2A.xml').unlink(), ['MTD_MSI']),
-        (lambda p: (p / 'MTD_MSIL2A.xml').write_text('<!DOCTYPE x [<!ENTITY a "a">]><x>&a;</x>'), ['entities']),
-        (
-            lambda p: (p / 'MTD_MSIL2A.xml').write_bytes(
-                '<?xml version="1.0" encoding="UTF-16"?><!DOCTYPE x [<!ENTITY a "a">]><x>&a;</x>'.encode('utf-16')
-            ),
-            ['no whole XML'],
-        ),
-        (lambda p: (p / 'MTD_MSIL2A.xml').write_text((p / 'MTD_MSIL2A.xml').read_text()[:700]), ['no whole XML']),
-        (
-            lambda p: (p / 'MTD_MSIL2A.xml').write_text(
-                (p / 'MTD_MSIL2A.xml').read_text().replace('>05.00<', '>03.00<')
-            ),
-            ['baseline'],
-        ),
-        (
-            lambda p: (p / 'MTD_MSIL2A.xml').write_text(
-                (p / 'MTD_MSIL2A.xml').read_text().replace('>-1000<', '>minus<')
-            ),
-            ['words'],
-        ),
-        (lambda p: shutil.rmtree(p / 'GRANULE'), ['0 granules']),
-    ],
-)
-def test_spoilt_products(tmp_path, change, words):
+BOMB = '<!DOCTYPE x [<!ENTITY a "a">]><x>&a;</x>'
+WIDE_BOMB = f'<?xml version="1.0" encoding="UTF-16"?>{BOMB}'.encode('utf-16')
+
+
+def xml(change):
+    "Change the text of a product's XML."
+
+    def edit(p):
+        f = p / 'MTD_MSIL2A.xml'
+        f.write_text(change(f.read_text()))
+
+    return edit
+
+
+SPOILT = [
+    (NotFoundError, lambda p: [f.unlink() for f in p.rglob('*_B05_*')], ['lacks B05']),
+    (NotFoundError, lambda p: (p / 'MTD_MSIL2A.xml').unlink(), ['MTD_MSI']),
+    (DamagedError, xml(lambda x: BOMB), ['entities']),
+    (DamagedError, lambda p: (p / 'MTD_MSIL2A.xml').write_bytes(WIDE_BOMB), ['no whole XML']),
+    (DamagedError, xml(lambda x: x[:700]), ['no whole XML']),
+    (DamagedError, xml(lambda x: x.replace('>05.00<', '>03.00<')), ['baseline']),
+    (DamagedError, xml(lambda x: x.replace('>-1000<', '>minus<')), ['words']),
+    (NotFoundError, lambda p: shutil.rmtree(p / 'GRANULE'), ['0 granules']),
+]
+
+
+@pytest.mark.parametrize('kind,change,words', SPOILT)
+def test_spoilt_products(tmp_path, kind, change, words):
     p = write_safe(tmp_path, size=SIZE)
     change(p)
-    one_line(lambda: safe_scene(p), *words)
+    one_line(kind, lambda: safe_scene(p), *words)
     scenes, out = find_scenes(tmp_path)
     assert not scenes and (out or words == ['MTD_MSI'] or words == ['0 granules'])
 
@@ -424,19 +401,35 @@ def test_stac_with_missing_files_or_bands(tmp_path):
     path = write_stac(tmp_path / 's')
     d = json.loads(path.read_text())
     next((tmp_path / 's').rglob('B08.tif')).unlink()
-    one_line(lambda: stac_scenes(path), 'B08.tif', 'not there')
+    one_line(NotFoundError, lambda: stac_scenes(path), 'B08.tif', 'not there')
     del d['features'][0]['assets']['nir']
     path.write_text(json.dumps(d))
-    one_line(lambda: stac_scenes(path), 'lacks B08')
-    one_line(lambda: stac_scenes(path, 'landsat'), 'no items')
+    one_line(NotFoundError, lambda: stac_scenes(path), 'lacks B08')
+    one_line(NotFoundError, lambda: stac_scenes(path, 'landsat'), 'no items')
     d['features'][0]['assets']['nir'] = dict(
         d['features'][0]['assets']['red'], **{'eo:bands': [dict(name='nir')], 'href': None}
     )
     path.write_text(json.dumps(d))
-    one_line(lambda: stac_scenes(path))
+    one_line(DamagedError, lambda: stac_scenes(path))
     for text in ('', '{}', '[1]', '{"type": "FeatureCollection"}', '{"type": "Catalog"}'):
         path.write_text(text)
-        one_line(lambda: stac_scenes(path))
+        one_line((DamagedError, NotFoundError), lambda: stac_scenes(path))
+
+
+def test_a_bug_of_ours_is_no_damage(tmp_path, monkeypatch):
+    from closp_nb.data import products, scenes
+
+    path, safe = write_stac(tmp_path / 's'), write_safe(tmp_path)
+    scene = safe_scene(safe)
+    monkeypatch.setattr(scenes, 'select_bands', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(scene_tiles(scene))
+    monkeypatch.setattr(products, '_asset_band', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stac_scenes(path)
+    monkeypatch.setattr(products.json, 'loads', lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        stac_scenes(path)
 
 
 # ---- a folder of anything
@@ -449,9 +442,9 @@ def test_find_scenes(tmp_path, g, power):
     write_sar_pair(tmp_path, 'grd', SIZE)
     write_stac(tmp_path / 'planet', 'planetary-computer', size=SIZE)
     (tmp_path / 'bands').mkdir()
-    for b, m in OPTICAL.items():
+    for b, m in RESOLUTION.items():
         if b != 'B10':
-            write(tmp_path / 'bands' / f'T33UUP_20200101T101031_{b}.tif', stored(g, b))
+            write(tmp_path / 'bands' / f'T33UUP_20200101T101031_{b}.tif', stored_band(g, b))
     write(tmp_path / 'mask.tif', g.cover)
     (tmp_path / 'other.json').write_text('{"a": 1}')
     scenes, out = find_scenes(tmp_path)
@@ -468,13 +461,17 @@ JOB = '''
 import resource, sys
 from closp_nb.sensors import S1, Tile
 from closp_nb.data.scenes import Scene, scene_tiles
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-s = Scene('big', S1, {'VV': (sys.argv[1], 1), 'VH': (sys.argv[1], 2)}, unit='linear')
-at = s.windows()
-first = sum(isinstance(t, Tile) for t in scene_tiles(s, at=at[:1]))
-few, side = peak(), int(sys.argv[2])
-rest = sum(isinstance(t, Tile) for t in scene_tiles(s, at=[(r, c) for r in range(0, side, 512) for c in range(0, side, 512)] + [(29_000, 29_000)]))
-print(len(at), first, rest, few, peak())
+
+scene, side = Scene('big', S1, {'VV': (sys.argv[1], 1), 'VH': (sys.argv[1], 2)}, unit='linear'), int(sys.argv[2])
+
+def cut(corners):
+    n = sum(isinstance(t, Tile) for t in scene_tiles(scene, corners=corners))
+    return n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+every = scene.windows()
+first, few = cut(every[:1])
+rest, peak = cut([(r, c) for r in range(0, side, 512) for c in range(0, side, 512)] + [(29_000, 29_000)])
+print(len(every), first, rest, few, peak)
 '''
 
 
@@ -488,7 +485,7 @@ def test_thirty_thousand_pixels_in_flat_memory(tmp_path):
         height=30_000,
         width=30_000,
         dtype='float32',
-        crs=CRS,
+        crs=GROUND_CRS,
         transform=rasterio.transform.from_origin(300_000, 5_900_040, 10, 10),
         nodata=0,
         tiled=True,
@@ -519,7 +516,7 @@ def test_thirty_thousand_pixels_in_flat_memory(tmp_path):
 def test_a_tile_must_lie_in_the_scene(tmp_path, power):
     s = geotiff_scene(write(tmp_path / 'x.tif', power), ['VV', 'VH'])
     for bad in ((121, 0), (0, -1)):
-        one_line(lambda: list(scene_tiles(s, at=[bad])), 'windows()')
+        one_line(InputError, lambda: list(scene_tiles(s, corners=[bad])), 'windows()')
 
 
 # ---- real scenes, where they are at hand
@@ -538,12 +535,12 @@ def test_real_l1c_scene():
     shares = pd.read_csv(folder / 'tiles_120.csv')
     assert (s.sensor, s.time, len(shares)) == (S2L1C, '2017-02-16T10:21:01', 72)
     corners = list(zip(shares.row0, shares.col0))
-    got = tiles(s, labels=folder / 'dynamicworld_label.tif', at=corners)
+    got = tiles(s, labels=folder / 'dynamicworld_label.tif', corners=corners)
     assert len(got) == 72
     for t, (_, row) in zip(got, shares.iterrows()):
         want = {k[3:].replace('_', ' ') for k, v in row.items() if k.startswith('dw_') and v >= 0.05}
         near = {k[3:].replace('_', ' ') for k, v in row.items() if k.startswith('dw_') and abs(v - 0.05) < 1e-4}
-        assert {l.lower().replace('_', ' ') for l in t.labels} - near == want - near
+        assert {n.lower().replace('_', ' ') for n in t.labels} - near == want - near
         x, y = t.bounds[0], t.bounds[3]
         assert (x, y) == pytest.approx((row.ulx, row.uly))
     x = np.stack([t.pixels for t in got])
@@ -571,7 +568,7 @@ def test_real_native_folders():
     assert (keys.count('s1'), keys.count('s2'), keys.count('s2l1c')) == (3, 5, 2)
     by = {s.id: s for s in scenes}
     new = by['S2A_MSIL2A_20220706T085611_N0400_R007_T33NZA_20220706T153419']
-    assert new.offset == 1000 and len(tiles(new, at=new.windows()[:8])) == 8
+    assert new.offset == 1000 and len(tiles(new, corners=new.windows()[:8])) == 8
     t = tiles(next(s for s in scenes if s.id.startswith('S1A_IW_GRDH_1SDV_20170613')))[0]
     assert t.pixels.shape == (2, 120, 120) and -16 < np.median(t.pixels[0]) < -4
     empty = [w for p, w in out if p.endswith('_rtc')]

@@ -1,6 +1,10 @@
 "Vectors in parts survive whatever ends their makers; several indexes answer as one."
 
-import signal, socket, subprocess, sys, time
+import signal
+import socket
+import subprocess
+import sys
+import time
 
 import dask.distributed
 import numpy as np
@@ -10,11 +14,11 @@ from hypothesis import given, settings, strategies as st
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.folder import load_model, save_model
 from closp_nb.models.closp import new_model
-from closp_nb.core import InputError
+from closp_nb.core import ClospError, DamagedError, InputError, NotFoundError
 from closp_nb.search.index import Index
 from closp_nb.models.inference import embed
 from closp_nb.search.stores import STORES
-from closp_nb.search.bulk import embed_parts, missing, read_parts, start_parts
+from closp_nb.search.bulk import embed_parts, missing_parts, read_parts, start_parts
 from closp_nb.search.searcher import Searcher
 from closp_nb.search.index import MultiIndex, open_index
 from closp_nb.synthetic.world import build_world
@@ -57,17 +61,15 @@ def test_killed_and_called_again(home, tmp_path):
     d, out, kept = home[0], tmp_path / 'vectors', {}
     start_parts(d / 'world', d / 'model', out, PART)
     for left in (35, 20):
-        p = start(
-            '-m', 'closp_nb.cli.main', 'embed', d / 'world', '--model', d / 'model', '--out', out, '--part', PART
-        )
-        wait_for(lambda: len(missing(out)) <= left or p.poll() is not None)
+        p = start('-m', 'closp_nb.cli.main', 'embed', d / 'world', '--model', d / 'model', '--out', out, '--part', PART)
+        wait_for(lambda: len(missing_parts(out)) <= left or p.poll() is not None)
         p.send_signal(signal.SIGKILL)
         p.wait()
         now = {f.name: f.stat().st_mtime_ns for f in out.glob('part-*')}
         assert kept.items() <= now.items() and len(now) < N // PART
         kept = now
     (out / '.part-00000.abc').write_bytes(b'half')
-    embed_parts(d / 'world', d / 'model', out, part=PART)
+    embed_parts(d / 'world', d / 'model', out, part_size=PART)
     assert kept.items() <= {f.name: f.stat().st_mtime_ns for f in out.glob('part-*')}.items()
     whole(home, out)
 
@@ -117,12 +119,13 @@ def test_a_worker_of_a_cluster_dies(home, tmp_path):
         ]
         run = start(
             '-c',
-            f"from closp_nb.search.bulk import embed_parts; embed_parts({str(d / 'world')!r}, {str(d / 'model')!r}, {str(out)!r}, {address!r}, part={PART})",
+            'from closp_nb.search.bulk import embed_parts; '
+            f"embed_parts({str(d / 'world')!r}, {str(d / 'model')!r}, {str(out)!r}, {address!r}, part_size={PART})",
         )
         ps.append(run)
-        wait_for(lambda: len(missing(out)) <= 36 or run.poll() is not None, 120)
+        wait_for(lambda: len(missing_parts(out)) <= 36 or run.poll() is not None, 120)
         ps[1].send_signal(signal.SIGKILL)
-        assert len(missing(out)) > 0 and run.wait(120) == 0
+        assert len(missing_parts(out)) > 0 and run.wait(120) == 0
     finally:
         for p in ps[::-1]:
             p.kill()
@@ -133,15 +136,15 @@ def test_a_worker_of_a_cluster_dies(home, tmp_path):
 def test_bad_input(home, tmp_path, monkeypatch):
     d = home[0]
     monkeypatch.setattr(dask.distributed, 'Client', lambda a, timeout, real=dask.distributed.Client: real(a, timeout=1))
-    with pytest.raises(InputError, match='no scheduler answers at tcp://127.0.0.1:9 .*start one with'):
-        embed_parts(d / 'world', d / 'model', tmp_path / 'a', 'tcp://127.0.0.1:9', part=PART)
+    with pytest.raises(NotFoundError, match='no scheduler answers at tcp://127.0.0.1:9 .*start one with'):
+        embed_parts(d / 'world', d / 'model', tmp_path / 'a', 'tcp://127.0.0.1:9', part_size=PART)
     with pytest.raises(InputError, match='a number of processes is at least 1'):
-        embed_parts(d / 'world', d / 'model', tmp_path / 'a', workers=-1, part=PART)
-    with pytest.raises(InputError, match='holds no catalog'):
+        embed_parts(d / 'world', d / 'model', tmp_path / 'a', workers=-1, part_size=PART)
+    with pytest.raises(ClospError, match='holds no catalog'):
         embed_parts(tmp_path, d / 'model', tmp_path / 'b')
     (tmp_path / 'a' / 'parts.json').write_text('{')
-    with pytest.raises(InputError, match='damaged'):
-        missing(tmp_path / 'a')
+    with pytest.raises(DamagedError, match='damaged'):
+        missing_parts(tmp_path / 'a')
 
 
 @settings(max_examples=40, deadline=None)
@@ -159,7 +162,10 @@ def test_union_is_one(cuts, k, seed, share, store):
     z[rng.integers(60, size=10)] = z[0]
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     about = dict(fingerprint='x', dim=8, store=store, model='')
-    make = lambda a, b: Index(STORES[store].build(z[a:b]), None, about | dict(count=b - a))
+
+    def make(a, b):
+        return Index(STORES[store].build(z[a:b]), None, about | dict(count=b - a))
+
     edges = sorted({0, 60, *cuts})
     several, one = MultiIndex([make(a, b) for a, b in zip(edges, edges[1:])]), make(0, 60)
     among = None if share == 1 else rng.random(60) < share
@@ -191,5 +197,5 @@ def test_searcher_opens_several(home, tmp_path):
         t.id for t in one.search_text('crops', 3)
     ]  # pixels are found, too
     (tmp_path / 'months' / '1' / 'index.json').write_text('{')
-    with pytest.raises(InputError, match='damaged'):
+    with pytest.raises(DamagedError, match='damaged'):
         open_index(tmp_path / 'months')

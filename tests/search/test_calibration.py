@@ -8,9 +8,16 @@ from scipy.special import expit
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
 from closp_nb.models.folder import save_model
-from closp_nb.search.calibration import FEWEST, calibrate, expected_calibration_error, platt, reliability, predict_proba
+from closp_nb.search.calibration import (
+    MIN_PAIRS,
+    calibrate,
+    expected_calibration_error,
+    platt,
+    reliability,
+    predict_proba,
+)
 from closp_nb.cli.main import run_command
-from closp_nb.core import InputError
+from closp_nb.core import IncompatibleError, InputError
 from closp_nb.search.index import Index
 from closp_nb.search.searcher import Searcher
 from closp_nb.synthetic.world import build_world
@@ -23,7 +30,7 @@ def made(tmp_path_factory):
     world = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
     model = new_model(CLOSP_NB.change(text_encoder='tiny', valid_frac=0.4)).eval()
     save_model(model, d / 'model')
-    corpus, train = (world.where(split=s) for s in ('corpus', 'train'))
+    corpus, train = (world.where(split=s) for s in ('gallery', 'train'))
     Index.build(model, corpus, model_folder=d / 'model', progress=False).save(d / 'index')
     return d, model, corpus, train
 
@@ -50,7 +57,9 @@ def test_reliability_counts_every_pair():
     rng = np.random.default_rng(1)
     said = rng.random((7, 53))
     t = reliability(said, rng.random(said.shape) < said)
-    assert t.pairs.sum() == said.size and (t.said.diff().dropna() > 0).all() and expected_calibration_error(t) < 0.1
+    assert (
+        t.pairs.sum() == said.size and (t.predicted.diff().dropna() > 0).all() and expected_calibration_error(t) < 0.1
+    )
     assert expected_calibration_error(reliability(said, np.zeros(said.shape, bool))) > 0.4
 
 
@@ -91,9 +100,9 @@ def test_no_share_where_the_question_is_doubted(made, monkeypatch):
 def test_what_is_refused(made):
     d, model, corpus, train = made
     index = Index.load(d / 'index')
-    with pytest.raises(InputError, match=f'too few to say.*{FEWEST} right'):
+    with pytest.raises(InputError, match=f'too few to say.*{MIN_PAIRS} right'):
         calibrate(index, model, train.take([0]), progress=False)
-    with pytest.raises(InputError, match='made by model'):
+    with pytest.raises(IncompatibleError, match='made by model'):
         calibrate(index, new_model(CLOSP_NB.change(text_encoder='tiny', seed=5)), train)
     assert np.isnan(predict_proba({}, ['s1', 's2'], [0.1, 0.2])).all()
 
@@ -103,11 +112,13 @@ def test_commands(made, tmp_path, capfd):
     at = str(tmp_path / 'index')
     corpus.save(tmp_path / 'corpus.parquet')
     train.take(range(5)).save(tmp_path / 'more.parquet')
-    go = lambda *argv: (run_command([str(a) for a in argv]), capfd.readouterr())
+
+    def go(*argv):
+        return run_command([str(a) for a in argv]), capfd.readouterr()
 
     def refused(word, *argv):
         code, said = go(*argv)
-        lines = [l for l in said.err.splitlines() if l.startswith('closp: ')]
+        lines = [o for o in said.err.splitlines() if o.startswith('closp: ')]
         assert code == 1 and len(lines) == 1 and word in lines[0] and 'Traceback' not in said.err, said.err
 
     assert go('index', tmp_path / 'corpus.parquet', '--model', d / 'model', '--out', at, '--store', 'compact')[0] == 0
@@ -120,16 +131,7 @@ def test_commands(made, tmp_path, capfd):
     refused('not in this index', 'remove', at, 'nobody')
     refused('no index folder', 'add', tmp_path / 'nowhere', tmp_path / 'more.parquet')
     refused('path', 'add', at, tmp_path / 'nowhere')
-    refused(
-        'compact',
-        'index',
-        tmp_path / 'corpus.parquet',
-        '--model',
-        d / 'model',
-        '--out',
-        tmp_path / 'other',
-        '--store',
-        'huge',
-    )
+    other = tmp_path / 'other'
+    refused('compact', 'index', tmp_path / 'corpus.parquet', '--model', d / 'model', '--out', other, '--store', 'huge')
     code, said = go('search', 'crops', '--index', at, '--k', 3)
-    assert code == 0 and 'probability' in said.out and not [l for l in said.err.splitlines() if l.startswith('closp')]
+    assert code == 0 and 'probability' in said.out and not [o for o in said.err.splitlines() if o.startswith('closp')]

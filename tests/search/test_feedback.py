@@ -1,5 +1,8 @@
 "Questions of many parts, doubt, provenance, spots."
 
+import inspect
+import pydoc
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -8,8 +11,10 @@ import pytest
 from closp_nb import __version__
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
-from closp_nb.core import InputError
-from closp_nb.search.searcher import WITHOUT
+from closp_nb.core import IncompatibleError, InputError, NotFoundError
+from closp_nb.search.searcher import WITHOUT_WEIGHT
+from closp_nb.search.calibration import calibrate
+from closp_nb.search.filters import filter_mask
 from closp_nb.search.index import Index
 from closp_nb.search.hits import Hits
 from closp_nb.search.searcher import Searcher
@@ -30,7 +35,7 @@ def test_the_formula(ask):
     hits = ask.search_feedback(['crops', 'open water'], like, unlike, 'snow', k=80, weights=(0.9, 0.7, 0.2))
     t = np.mean([ask.text_vector('crops'), ask.text_vector('open water')], 0)
     z = ask.index.vectors(range(80))
-    v = 0.9 * t / np.linalg.norm(t) + 0.7 * z[[3, 9]].mean(0) - 0.2 * z[20] - WITHOUT * ask.text_vector('snow')
+    v = 0.9 * t / np.linalg.norm(t) + 0.7 * z[[3, 9]].mean(0) - 0.2 * z[20] - WITHOUT_WEIGHT * ask.text_vector('snow')
     s = z @ (v / np.linalg.norm(v))
     want = [i for i in np.argsort(-s, kind='stable') if i not in (3, 9, 20)]
     np.testing.assert_allclose(hits.frame.score, s[want], atol=1e-5)
@@ -48,16 +53,16 @@ def test_sensor_in_words_and_conditions(ask):
 
 
 @pytest.mark.parametrize(
-    'kw,words',
+    'kw,words,error',
     [
-        (dict(), 'nothing to look for'),
-        (dict(texts='water', without='water', weights=(WITHOUT, 0, 0)), 'cancel'),
-        (dict(texts=['water', '']), 'empty'),
-        (dict(texts='water', like='nobody'), "no tile 'nobody'"),
+        (dict(), 'nothing to look for', InputError),
+        (dict(texts='water', without='water', weights=(WITHOUT_WEIGHT, 0, 0)), 'cancel', InputError),
+        (dict(texts=['water', '']), 'empty', InputError),
+        (dict(texts='water', like='nobody'), "no tile 'nobody'", NotFoundError),
     ],
 )
-def test_bad_input(ask, kw, words):
-    with pytest.raises(InputError, match=words) as e:
+def test_bad_input(ask, kw, words, error):
+    with pytest.raises(error, match=words) as e:
         ask.search_feedback(**kw)
     assert '\n' not in str(e.value)
 
@@ -105,3 +110,27 @@ def test_spots(ask):
         0,
     ]
     assert got.frame.folded[0] == f'{f.id[1]}; {f.id[4]}'
+
+
+CONDITIONS = ['sensor', 'bbox', 'near', 'within', 'since', 'until', 'label', 'source', 'max_cloud']
+
+
+@pytest.mark.parametrize('search', ['text', 'tile', 'location', 'mixed', 'feedback', 'centred'])
+def test_help_shows_the_conditions(search):
+    "What a search passes on is in its signature, so help and tab completion show it."
+    f = getattr(Searcher, f'search_{search}')
+    seen = inspect.signature(f).parameters
+    assert [p for p in seen if p in CONDITIONS] == CONDITIONS[search == 'centred' :]
+    assert 'kwargs' not in seen and list(inspect.signature(filter_mask).parameters)[1:] == CONDITIONS
+    assert 'max_cloud' in pydoc.render_doc(f) and 'radar passes' not in (f.__doc__ or '')
+
+
+def test_building_shows_how_to_embed():
+    for f in (Index.build, Index.add, calibrate):
+        assert {'batch_size', 'workers', 'progress', 'precision', 'device'} <= set(inspect.signature(f).parameters)
+
+
+def test_an_empty_answer_and_an_unknown_place(ask):
+    assert len(ask.search_text('crops', near=(0, -89, 1))) == 0
+    with pytest.raises(IncompatibleError, match='location encoder'):
+        ask.search_location((12.5, 41.9))

@@ -23,7 +23,9 @@ from closp_nb.units import to_unit
 from closp_nb.data.hdf5 import read_corpus, write_corpus
 from shapely.geometry import Point
 
-unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @given(st.integers(1, 9), st.integers(0, 10_000))
@@ -57,7 +59,7 @@ def small_index(n, dim, rng):
                 path='',
                 key='',
                 source='',
-                split='corpus',
+                split='gallery',
                 lon=0.0,
                 lat=0.0,
                 time='',
@@ -70,7 +72,7 @@ def small_index(n, dim, rng):
         ]
     )
     z = unit(rng.standard_normal((n, dim))).astype('float32')
-    return Index(ExactStore.build(z), cat, dict(store='exact', fingerprint='', model='')), z
+    return Index(ExactStore.build(z), cat, dict(store='exact', dim=dim, fingerprint='', model='')), z
 
 
 @given(st.integers(1, 80), st.integers(1, 30), st.floats(0, 1), st.integers(0, 10_000))
