@@ -1,11 +1,15 @@
 "Take the pictures of tutorial B: python tests/pictures.py demo/index demo/world"
 
-import io, sys, tempfile
+import io
+import sys
+import tempfile
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
-from test_page import CHROMIUM, FLAGS, ROOT, ask, click, second, served
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / 'explorer'))
+from chromium import CHROMIUM, FLAGS, ROOT, SEARCH_LINE, ask, click, second, served  # noqa: E402
 
 OUT = ROOT / 'nbs' / 'images'
 
@@ -21,10 +25,9 @@ def keep(page, name, width, **kw):
 def visit(browser, url, size):
     page = browser.new_page(viewport=dict(width=size[0], height=size[1]))
     page.goto(url, timeout=90_000)
-    page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
-    print(
-        f'{size}: first answer after {ask(page, "flooded area near water"):.2f} s, the next after {ask(page, "flooded area"):.2f} and {ask(page, "flooded area near crops"):.2f} s'
-    )
+    page.wait_for_selector(SEARCH_LINE, timeout=90_000)
+    took = [ask(page, text) for text in ('flooded area near water', 'flooded area', 'flooded area near crops')]
+    print(f'{size}: first answer after {took[0]:.2f} s, the next after {took[1]:.2f} and {took[2]:.2f} s')
     click(page, 'why', 1)
     page.wait_for_selector('section[aria-label=evidence] img')
     page.wait_for_timeout(1500)  # the map comes to rest

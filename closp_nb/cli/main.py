@@ -18,11 +18,10 @@ from ..core import ClospError, InputError
 from .corpus import corpus_build_command, corpus_check_command, corpus_show_command, samples_command
 from .train import ablate_command, embed_command, train_command
 from .index import add_command, calibrate_command, index_command, remove_command
-from .search import search_command
+from .search import explore_command, search_command
 from .evaluate import compare_command, evaluate_command
 from .demo import demo_command
 from .doctor import doctor_command, extra_of
-from ..explorer.server import explore_command
 
 # %% ../../nbs/8_commands/87_main.ipynb #07564b90
 COMMANDS = {

@@ -11,7 +11,9 @@ import lazy_loader
 # %% ../../nbs/7_explorer/index.ipynb #e45962a5
 __doc__ = """A search page in a notebook and in a browser.
 
-maps       hits on a map that answers back
+maps       hits on a map that takes a drawn box and reports clicks
+cards      a hit as a picture with its facts and buttons
+session    what is asked, found and marked, without a widget
 page       Explorer: type, look, mark
 workspace  Desk: two questions side by side, visits, reports
 server     the page in a browser, closed to the outside
@@ -19,5 +21,5 @@ server     the page in a browser, closed to the outside
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['maps', 'page', 'workspace', 'server'],
+    submodules=['maps', 'cards', 'session', 'page', 'workspace', 'server'],
 )

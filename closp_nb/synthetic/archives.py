@@ -8,6 +8,7 @@ __all__ = ['ARCHIVE_WRITERS', 'write_bigearthnet_v1', 'write_bigearthnet_v2', 'w
 
 # %% ../../nbs/2_synthetic/20_archives.ipynb #15054afe
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 import h5py
 import hdf5plugin
 import rasterio
+from rasterio.errors import NotGeoreferencedWarning
 from scipy.ndimage import zoom
 from ..core import atomic_write
 from ..sensors import S1, S2, S2L1C, S2RGB
@@ -57,9 +59,11 @@ def _tif(path, x, crs='', bounds=(), tags=(), **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     grid = dict(crs=crs, transform=rasterio.transform.from_bounds(*bounds, w, h)) if crs else {}
     profile = dict(driver='GTiff', count=n, height=h, width=w, dtype=x.dtype) | grid | options
-    with rasterio.open(path, 'w', **profile) as d:
-        d.write(x)
-        d.update_tags(**dict(tags))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', NotGeoreferencedWarning)  # pictures lie nowhere
+        with rasterio.open(path, 'w', **profile) as d:
+            d.write(x)
+            d.update_tags(**dict(tags))
 
 # %% ../../nbs/2_synthetic/20_archives.ipynb #9cd151ca
 _V1 = [  # optical scene, radar scene, grid tile, EPSG code, north-west corner, from the published examples

@@ -1,10 +1,17 @@
-"The explorer as a page, in a real browser: type, look, mark, narrow down, take away, reload; nothing leaves the machine and no file can be reached."
+"The explorer as a page, in a real browser: nothing leaves the machine, and no file can be reached."
 
-import base64, importlib.util, json, os, shutil, socket, subprocess, sys, time, urllib.error, urllib.request
-from contextlib import contextmanager
-from pathlib import Path
+import base64
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
 
 import pytest
+from chromium import CHROMIUM, FLAGS, ROOT, SEARCH_LINE, ask, click, said, second, served, upload
 
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
@@ -13,9 +20,6 @@ from closp_nb.search.calibration import calibrate
 from closp_nb.search.index import Index
 from closp_nb.synthetic.world import build_world
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 lack = [
     n
     for n, there in (
@@ -37,38 +41,6 @@ def home(tmp_path_factory):
     index = Index.build(model, world.where(split='corpus'), model_folder=d / 'model', progress=False)
     calibrate(index, model, world.where(split='train'), progress=False).save(d / 'index')
     return d
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
-
-
-@contextmanager
-def served(words, d):
-    "Run `closp explore` with these words; gives its address."
-    port, env = free_port(), os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1')
-    with open(d / 'log', 'w') as log:
-        p = subprocess.Popen(
-            [sys.executable, '-m', 'closp_nb.cli.main.main', 'explore', *words, '--quiet', '--port', str(port)],
-            cwd=d,
-            env=env,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        for _ in range(240):
-            if p.poll() is not None:
-                pytest.fail((d / 'log').read_text()[-3000:])
-            with socket.socket() as s:
-                if s.connect_ex(('127.0.0.1', port)) == 0:
-                    break
-            time.sleep(0.25)
-        yield f'http://127.0.0.1:{port}/'
-    finally:
-        p.terminate()
-        p.wait(20)
 
 
 @pytest.fixture(scope='module')
@@ -93,53 +65,25 @@ def page(browser, url):
     "An open explorer; fails at the end if a request left the machine."
     pg, left, refused = browser.new_page(viewport=dict(width=1440, height=1000)), [], []
     pg.on('request', lambda r: left.append(r.url) if not r.url.startswith((url, 'data:', 'blob:')) else None)
-    pg.on(
-        'requestfailed', lambda r: refused.append(r.url) if r.failure == 'csp' else None
-    )  # stopped inside the browser
+    # 'csp': stopped inside the browser
+    pg.on('requestfailed', lambda r: refused.append(r.url) if r.failure == 'csp' else None)
     pg.goto(url, timeout=90_000)
-    pg.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
+    pg.wait_for_selector(SEARCH_LINE, timeout=90_000)
     yield pg
     pg.close()
     assert set(left) <= set(refused), f'left the machine: {set(left) - set(refused)}'
 
 
-def ask(page, text):
-    "Type a question and press Enter; seconds until its answer stands there with pictures."
-    field = page.locator('input[placeholder^=flooded]')
-    field.fill(text)
-    start = time.perf_counter()
-    field.press('Enter')
-    page.wait_for_function(
-        "t => { const s = document.querySelector('[role=status]'); return s && s.innerText.startsWith(t + ':') }",
-        arg=text,
-        timeout=30_000,
-    )
-    page.wait_for_selector('figure img >> visible=true', timeout=30_000)
-    return time.perf_counter() - start
-
-
-click = lambda page, name, n=0: page.get_by_role('button', name=name, exact=True).nth(n).click()
-
-
-def said(page, words):
-    from playwright.sync_api import TimeoutError
-
-    try:
-        page.wait_for_function(
-            't => document.querySelector("[role=status]").innerText.includes(t)', arg=words, timeout=20_000
-        )
-    except TimeoutError:
-        pytest.fail(
-            f"waited for '{words}'; the page says '{page.locator('[role=status]').inner_text()}', the field holds {page.locator('input[placeholder^=flooded]').input_value()!r}"
-        )
+def carried(page, link):
+    "The bytes of the file that a link carries."
+    return base64.b64decode(page.locator(link).get_attribute('href').split('base64,')[1])
 
 
 def test_a_whole_visit(page):
     took = [ask(page, t) for t in ('flooded area', 'crops', 'snow')]
     print(f'first answer {took[0]:.2f} s, later {took[1]:.2f} and {took[2]:.2f} s')
-    assert took[0] < 10 and min(took[1:]) < 4, (
-        took
-    )  # 1.5 and 0.5 are meant on an idle machine; the printed numbers tell
+    # 1.5 and 0.5 are meant on an idle machine; the printed numbers tell
+    assert took[0] < 10 and min(took[1:]) < 4, took
     assert page.locator('figure img').count() == 12 and '% right' in page.locator('figcaption').first.inner_text()
     first = page.locator('figure').first.inner_text()
     click(page, 'right')
@@ -155,12 +99,12 @@ def test_a_whole_visit(page):
     assert set(page.locator('figure img').evaluate_all('xs => xs.map(x => x.alt.split(" ")[0])')) == {'Sentinel-1'}
     click(page, 'Make file')
     page.wait_for_selector('a[download="hits.geojson"]')
-    raw = base64.b64decode(page.locator('a[download]').get_attribute('href').split('base64,')[1])
+    raw = carried(page, 'a[download]')
     assert {f['properties']['sensor'] for f in json.loads(raw)['features']} == {'s1'}
     click(page, 'Next')
     page.wait_for_function('() => document.querySelector("figcaption b").innerText === "13"')
     page.reload()
-    page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
+    page.wait_for_selector(SEARCH_LINE, timeout=90_000)
     assert 'Say what you are looking for' in page.locator('[role=status]').inner_text()
 
 
@@ -178,42 +122,17 @@ def test_the_map_asks_and_answers(page):
     page.mouse.move(x + at['width'] * 0.3, y + at['height'] * 0.3, steps=5)
     page.mouse.up()
     said(page, 'bbox=')
-    west, south, east, north = map(
-        float, page.locator('[role=status]').inner_text().split('bbox=[')[1].split(']')[0].split(',')
-    )
+    bbox = page.locator('[role=status]').inner_text().split('bbox=[')[1].split(']')[0]
+    west, south, east, north = map(float, bbox.split(','))
     click(page, 'Make file')
     page.wait_for_selector('a[download="hits.geojson"]')
-    found = json.loads(base64.b64decode(page.locator('a[download]').get_attribute('href').split('base64,')[1]))[
-        'features'
-    ]
-    assert found and all(
-        west <= f['properties']['lon'] <= east and south <= f['properties']['lat'] <= north for f in found
-    ), (west, south, east, north)
+    found = json.loads(carried(page, 'a[download]'))['features']
+    places = [(f['properties']['lon'], f['properties']['lat']) for f in found]
+    assert found and all(west <= lon <= east and south <= lat <= north for lon, lat in places), bbox
     click(page, 'why', 1)
     page.wait_for_selector('section[aria-label=evidence] img')
     click(page, 'Undo')
     page.wait_for_function('() => !document.querySelector("[role=status]").innerText.includes("bbox")')
-
-
-def second(page, text):
-    "Open the other side and ask there."
-    click(page, 'Compare')
-    page.wait_for_function('() => document.querySelectorAll("input[placeholder^=flooded]").length === 2')
-    field = page.locator('input[placeholder^=flooded]').nth(1)
-    field.fill(text)
-    field.press('Enter')
-    page.wait_for_function(
-        't => [...document.querySelectorAll("[role=status]")].some(s => s.innerText.startsWith(t + ":"))',
-        arg=text,
-        timeout=30_000,
-    )
-
-
-def upload(page, path):
-    "Choose a file as a person does."
-    with page.expect_file_chooser() as chooser:
-        page.get_by_role('button', name='Open visit').click()
-    chooser.value.set_files(path)
 
 
 def test_two_sides_and_a_visit_that_opens_again(page, tmp_path):
@@ -222,20 +141,15 @@ def test_two_sides_and_a_visit_that_opens_again(page, tmp_path):
     second(page, 'burned area')
     click(page, 'Report')
     page.wait_for_selector('a[download="report.html"]')
-    report = base64.b64decode(
-        page.locator('a[download="report.html"]').get_attribute('href').split('base64,')[1]
-    ).decode()
-    assert (
-        'flooded area' in report and 'burned area' in report and 'marked as right' in report and '<script' not in report
-    )
+    report = carried(page, 'a[download="report.html"]').decode()
+    assert 'flooded area' in report and 'burned area' in report
+    assert 'marked as right' in report and '<script' not in report
     click(page, 'Save visit')
     page.wait_for_selector('a[download="visit.json"]')
     kept = tmp_path / 'visit.json'
-    kept.write_bytes(
-        base64.b64decode(page.locator('a[download="visit.json"]').get_attribute('href').split('base64,')[1])
-    )
+    kept.write_bytes(carried(page, 'a[download="visit.json"]'))
     page.reload()
-    page.wait_for_selector('input[placeholder^=flooded]', timeout=90_000)
+    page.wait_for_selector(SEARCH_LINE, timeout=90_000)
     upload(page, kept)
     for text in ('flooded area:', 'burned area:'):
         page.wait_for_function(
@@ -250,18 +164,17 @@ def test_two_sides_and_a_visit_that_opens_again(page, tmp_path):
     assert 'no visit' in page.locator('[role=alert]').inner_text()
 
 
+FOCUSED = '(document.activeElement.innerText || document.activeElement.getAttribute("aria-label") || "").trim()'
+
+
 def test_keyboard_alone(page):
     "From the search line to the marks without a mouse."
     ask(page, 'water')
-    page.locator('input[placeholder^=flooded]').focus()
+    page.locator(SEARCH_LINE).focus()
     seen = []
     for _ in range(60):
         page.keyboard.press('Tab')
-        seen.append(
-            page.evaluate(
-                '(document.activeElement.innerText || document.activeElement.getAttribute("aria-label") || "").trim()'
-            )
-        )
+        seen.append(page.evaluate(FOCUSED))
         if seen[-1] == 'right':
             break
     assert 'Search' in seen and seen[-1] == 'right', seen
@@ -272,7 +185,7 @@ def test_keyboard_alone(page):
 
 
 def test_what_is_typed_is_text(page):
-    field = page.locator('input[placeholder^=flooded]')
+    field = page.locator(SEARCH_LINE)
     field.fill('<img src=x onerror="window.hacked=1">')
     field.press('Enter')
     said(page, '<img src=x')
@@ -301,14 +214,16 @@ def test_no_file_can_be_reached(url, path):
 
 
 def test_what_cannot_be_opened_is_one_line(tmp_path, home):
-    go = lambda *argv: subprocess.run(
-        [sys.executable, '-m', 'closp_nb.cli.main.main', 'explore', *argv, '--quiet'],
-        cwd=tmp_path,
-        env=os.environ | dict(PYTHONPATH=str(ROOT)),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    def go(*argv):
+        return subprocess.run(
+            [sys.executable, '-m', 'closp_nb.cli.main', 'explore', *argv, '--quiet'],
+            cwd=tmp_path,
+            env=os.environ | dict(PYTHONPATH=str(ROOT)),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
     done = go('nowhere')
     assert done.returncode == 1 and 'no index folder' in done.stderr and 'Traceback' not in done.stderr
     done = go('nowhere', '--port', '0')

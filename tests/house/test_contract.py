@@ -225,7 +225,7 @@ HOME = {  # library -> packages or rooms whose exported code may import it
     'seaborn': 'data.report evaluation',
     'ipywidgets': 'explorer',
     'ipyleaflet': 'explorer.maps',
-    'ipyevents': 'explorer.page',
+    'ipyevents': 'explorer.cards',
     'rasterio': 'data synthetic',
     'pystac': 'data.products',
     'h5py': 'data synthetic.archives',
