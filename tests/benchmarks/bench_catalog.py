@@ -1,4 +1,5 @@
-"""A catalog of 650,000 rows with all columns, loaded in a fresh process: seconds and memory, imports included in the memory and told apart in the seconds."""
+"""A catalog of 650,000 rows with all columns, loaded in a fresh process: seconds and memory.
+Imports are included in the memory and told apart in the seconds."""
 
 import json
 import subprocess
@@ -28,7 +29,9 @@ rows = timed('groupby', lambda: cat.table.groupby(['source', 'sensor', 'split'],
 timed('frame', lambda: cat.frame.geometry.iloc[0])
 whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1000 if sys.platform == 'linux' else 1e6)
 timed('save', lambda: cat.save(sys.argv[2]))
-print(json.dumps(dict(took=took, peak=peak, whole=whole, later=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1000 if sys.platform == 'linux' else 1e6), n=len(cat), part=len(part), rows=int(rows.sum()))))
+later = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1000 if sys.platform == 'linux' else 1e6)
+print(json.dumps(dict(took=took, peak=peak, whole=whole, later=later, n=len(cat), part=len(part),
+  rows=int(rows.sum()))))
 '''
 
 
@@ -104,7 +107,8 @@ def measure(n=650_000, rounds=3):
             + ', '.join(f'{k} {v:.2f} s' for k, v in best['took'].items())
         )
         print(
-            f"memory at its highest: {best['peak']:.0f} MB when loaded, imports included (1,000 allowed); {best['whole']:.0f} MB with all shapes unpacked; {best['later']:.0f} MB after saving"
+            f"memory at its highest: {best['peak']:.0f} MB when loaded, imports included (1,000 allowed); "
+            f"{best['whole']:.0f} MB with all shapes unpacked; {best['later']:.0f} MB after saving"
         )
         return best['took']['load'], best['peak']
 
