@@ -197,14 +197,14 @@ def to_layout_split(
     splits: Iterable[str],  # 'train', 'gallery' or 'buffer'
 ) -> list[str]:
     "Call the gallery 'corpus', as the published metadata does."
-    return ['gallery' if s == 'gallery' else s for s in splits]
+    return ['corpus' if s == 'gallery' else s for s in splits]
 
 
 def from_layout_split(
     splits: Iterable[str],  # as in metadata.parquet
 ) -> list[str]:
     "Call the published 'corpus' the gallery, as retrieval does."
-    return ['gallery' if s == 'gallery' else s for s in splits]
+    return ['gallery' if s == 'corpus' else s for s in splits]
 
 
 def write_corpus(
