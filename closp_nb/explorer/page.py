@@ -291,7 +291,6 @@ class AnswerPage:
         self.view.say(f'{hits.query}: {len(hits)} hits' + (f'. {hits.note}' if hits.note else ''))
         self.view.map.show_hits(hits)
 
-    @_reported
     def show_page(self):
         "Show the page of hits that is open."
         if self.session.step is not None:
@@ -343,7 +342,7 @@ class Explorer(AnswerPage):
         ):
             button.on_click(lambda _, action=action: action())
         f.on_change(lambda: self.search() if f.text.value.strip() else None, f.text)
-        f.on_change(self.show_page, f.recipe)
+        f.on_change(lambda: self.turn_page(0), f.recipe)
         f.on_change(lambda: self.set_area(None), f.lon, f.lat)
 
     @_reported
