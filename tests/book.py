@@ -1,16 +1,23 @@
 """The book as a website without Quarto, from what git knows: `python tests/book.py [FOLDER]` (_docs if not given).
 
-nbdev prepares the pages as it does for Quarto; smalldocs writes them, in pure Python, and the formulas become MathML, so nothing is fetched when a page is read.
+nbdev prepares the pages as it does for Quarto; smalldocs writes them, in pure Python, and the formulas become
+MathML, so nothing is fetched when a page is read.
 """
 
-import html, re, shutil, subprocess, sys, tempfile
+import html
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parent.parent
 
-QUARTOS = 'output-file|^unknown key (lang|license|citation)$|html-math-method'  # what only Quarto reads; it also drops the numbers from file names
+# what only Quarto reads; it also drops the numbers from file names
+QUARTOS = 'output-file|^unknown key (lang|license|citation)$|html-math-method'
 
 PREPARE = '''
 from nbdev.quarto import refresh_quarto_yml
@@ -124,7 +131,10 @@ def check(
             ):
                 yield f'{name} points to {u}; the page has no such place'
         for src in page.mute:
-            yield f'{name} shows a picture without words for those who cannot see it ({src}); begin its cell with `#| fig-alt: ...`'
+            yield (
+                f'{name} shows a picture without words for those who cannot see it ({src}); '
+                'begin its cell with `#| fig-alt: ...`'
+            )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 "What all tests share: one small world, model and index; files of tests stay on one worker; notebook times come last."
 
-import os, sys
+import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 

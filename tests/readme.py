@@ -1,6 +1,8 @@
 "Write README.md from nbs/index.ipynb, with the outputs that are stored there: `python tests/readme.py`."
 
-import json, posixpath, re
+import json
+import posixpath
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +38,8 @@ def _outputs(cell):
             yield _links(''.join(data['text/markdown']).strip())
         elif any(k.startswith('image/') for k in data):
             raise ValueError(
-                'nbs/index.ipynb holds a picture in an output; save it as nbs/images/NAME.jpg and show it with ![...](images/NAME.jpg)'
+                'nbs/index.ipynb holds a picture in an output; save it as nbs/images/NAME.jpg '
+                'and show it with ![...](images/NAME.jpg)'
             )
         elif text := ''.join(data.get('text/plain', '')).strip('\n'):
             yield _fence(text)

@@ -68,13 +68,13 @@ def corpus_build_command(
 # %% ../../nbs/8_commands/80_corpus.ipynb #d027a6f5
 def corpus_check_command(
     path: str,  # a corpus, a catalog or an index
-    per: int = 16,  # tiles of each source and sensor whose pixels are read
+    per_group: int = 16,  # tiles of each source and sensor whose pixels are read
 ):
     "Print what a corpus holds: labels, captions, units, leaks."
     from closp_nb.data.catalog import open_catalog
     from closp_nb.data.report import corpus_report
 
-    print(corpus_report(open_catalog(path), per))
+    print(corpus_report(open_catalog(path), per_group))
 
 
 def corpus_show_command(

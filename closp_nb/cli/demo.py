@@ -161,7 +161,7 @@ def demo_command(
                 f'image encoder {image_encoder}, text encoder {text_encoder}, {r.optim.epochs} epochs'
             )
             model, losses = train(world, r)
-            archives = {'world': world.where(split='corpus')}
+            archives = {'world': world.where(split='gallery')}
             if real is not None:
                 archives['real'] = real
             cat = Catalog.concat(list(archives.values()))

@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from argparse import ArgumentParser
+from collections.abc import Callable
 from inspect import signature
 from types import UnionType
 from typing import get_args, get_origin
@@ -24,7 +25,7 @@ from .demo import demo_command
 from .doctor import doctor_command, extra_of
 
 # %% ../../nbs/8_commands/87_main.ipynb #07564b90
-COMMANDS = {
+COMMANDS: dict[str, Callable] = {
     'demo': demo_command,
     'samples': samples_command,
     'corpus build': corpus_build_command,
@@ -103,7 +104,8 @@ def normalize_words(
     return out
 
 # %% ../../nbs/8_commands/87_main.ipynb #4fd7fd06
-ALIASES = {'overwrite': 'force', 'processes': 'nproc'}  # name of an argument in the library -> name of the option
+# name of an argument in the library -> name of the option
+ALIASES = {'overwrite': 'force', 'processes': 'nproc', 'how': 'split'}
 
 _ARGUMENT = re.compile(
     r"""(?<![\w./\\'"=-])     # not inside a path, a quotation or an option

@@ -110,7 +110,7 @@ def explore_command(
     dark: bool = False,  # light letters on dark ground
     web: bool = False,  # a map of streets, fetched from OpenStreetMap piece by piece
     host: str = '127.0.0.1',  # address to listen on; others than this one let strangers in
-    port: int = 8866,
+    port: int = 8866,  # from 1 to 65535
     quiet: bool = False,  # do not open a browser
 ):
     "Open the query explorer as a page in your browser; Ctrl-C ends it."

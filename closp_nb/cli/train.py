@@ -11,6 +11,9 @@ from pathlib import Path
 from ..core import InputError, atomic_write, check_disjoint, check_writable
 
 # %% ../../nbs/8_commands/81_train.ipynb #1b9e32d1
+_WORDS = {bool: 'true or false', int: 'a whole number', float: 'a number'}
+
+
 def _parse(text, kind):
     "Read a value of a recipe's field from text; raises KeyError or ValueError for another word."
     if kind is bool:
@@ -36,7 +39,7 @@ def change_recipe(
         try:
             values[name] = _parse(text, kind)
         except (KeyError, ValueError) as e:
-            raise InputError(f"change='{name}={text}' is none: {name} takes a value of type {kind.__name__}") from e
+            raise InputError(f"change='{name}={text}': {name} takes {_WORDS[kind]}") from e
     if not values:
         return RECIPES[recipe]
     return RECIPES[recipe].change(**{'name': f'{recipe} ({changes})'} | values)
@@ -110,10 +113,8 @@ def ablate_command(
         fig = geography.draw_gains(table)
     else:
         runs, base = ablation.ablate(cat, folder / 'runs', r, tuple(range(seeds)))
-        table, note = (
-            ablation.compare_recipes(runs, base),
-            f'compared with "{base}": its best rate on this very gallery',
-        )
+        table = ablation.compare_recipes(runs, base)
+        note = f'compared with "{base}": its best rate on this very gallery'
         fig = ablation.draw_ladder(table)
     for name, rows in (('runs.csv', runs), ('table.csv', table)):
         with atomic_write(folder / name, overwrite=True) as tmp:
@@ -129,11 +130,11 @@ def embed_command(
     out: str = 'vectors',  # folder of parts; goes on if it is there
     scheduler: str = '',  # address of a Dask scheduler, such as tcp://10.0.0.1:8786
     workers: int = 0,  # processes of this machine instead
-    part: int = 4096,  # tiles in a part
+    part_size: int = 4096,  # tiles in a part
     precision: str = 'float32',  # or bf16: quicker for large encoders
 ):
     "Embed an archive part by part, here or on a cluster; goes on where it was stopped."
     from closp_nb.search.bulk import embed_parts
 
-    n = embed_parts(data, model, out, scheduler, workers, part_size=part, precision=precision)
+    n = embed_parts(data, model, out, scheduler, workers, part_size=part_size, precision=precision)
     print(f'{n:,} vectors in {out}\nclosp index {out} --model {model} --out index')

@@ -28,7 +28,7 @@ from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotF
 from ..sensors import ALL_SENSORS, S1, S2, Tile
 from ..labels import caption, harmonize
 from ..geodesy import check_centre, footprint
-from .hdf5 import collection_of, COLLECTIONS, corpus_about, read_corpus, read_pixels
+from .hdf5 import COLLECTIONS, collection_of, corpus_about, from_layout_split, read_corpus, read_pixels
 from .rasters import band_files, open_raster, read_bands, read_geotiff, tile_grid, TruncatedFile
 from ..units import band_name
 
@@ -143,7 +143,7 @@ class Catalog:
         return Catalog(self._frame.iloc[rows], None if self._wkb is None else self._wkb.take(pa.array(rows)))
 
     def where(self, mask: ArrayLike | None = None, **equals) -> 'Catalog':
-        "Pick the rows that a mask, and column values, allow: `cat.where(sensor='s1', split='corpus')`."
+        "Pick the rows that a mask, and column values, allow: `cat.where(sensor='s1', split='gallery')`."
         keep = np.ones(len(self), bool) if mask is None else np.array(mask, bool)
         for k, v in equals.items():
             keep &= (self.table[k] == v).to_numpy(bool)
@@ -170,7 +170,7 @@ class Catalog:
     def from_rasters(
         cls,
         folder: str | Path,  # walked with all folders in it
-        split: str = 'corpus',
+        split: str = 'gallery',
         source: str | None = None,  # of the tiles; the folder's name if left out
         progress: bool = True,
     ) -> tuple['Catalog', list[tuple[str, str]]]:  # and (path, reason) of what was left out; raises `NotFoundError`
@@ -275,7 +275,7 @@ def tile_row(
     tile: Tile,
     path: str | Path,  # of the file in which its pixels can be read again
     key: str,  # its place in that file, as in the column `key`
-    split: str,  # 'train' or 'corpus'
+    split: str,  # 'train' or 'gallery'
 ) -> dict:  # column -> value; raises `InputError` for an unknown label, or a centre outside of the bounds
     "Make a catalog's row about a tile."
     names = 'labels lonlat time source crs bounds event notes cloud gaps'.split()
@@ -303,7 +303,7 @@ def corpus_catalog(
     try:
         m = pq.read_table(meta, columns=['key', 'split'])
         m.validate(full=True)
-        keys, splits = m['key'].to_pylist(), m['split'].to_pylist()
+        keys, splits = m['key'].to_pylist(), from_layout_split(m['split'].to_pylist())
     except (pa.ArrowException, OSError, ValueError, KeyError) as e:
         raise DamagedError(f'{meta} cannot be read ({type(e).__name__}), or lacks key and split; fetch it again') from e
     pairs = tqdm(zip(keys, splits), total=len(keys), desc='catalog', disable=not progress)

@@ -24,7 +24,7 @@ from ..core import check_disjoint, check_writable, ClospError, DamagedError, Inc
 from ..core import NotFoundError, Skipped
 from ..sensors import S1, S2, S2L1C
 from ..units import as_sensor, convert
-from .hdf5 import close_corpora, read_corpus, write_tile
+from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
 from .catalog import Catalog, tile_row, to_catalog
 from .splits import split_catalog, SPLITS
 from .queries import make_queries, write_queries
@@ -232,7 +232,7 @@ def _fill(h5, rows, left, src, f, item):
             continue
         try:
             t = _fit(t, f.layout, f.name)
-            row = tile_row(t, Path('crisislandmark.h5'), t.id, 'corpus')
+            row = tile_row(t, Path('crisislandmark.h5'), t.id, 'gallery')
             write_tile(h5, t)
             rows.append(row)
         except ClospError as e:
@@ -336,16 +336,17 @@ def _assemble(work, jobs, split, queries, about):
     t.pop('part')
     cat = Catalog(t.assign(path=str(work / 'crisislandmark.h5')))
     cat.frame['split'] = split_catalog(cat, **split)
-    if empty := [s for s in ('train', 'corpus') if not (cat.table.split == s).any()]:
+    if empty := [s for s in ('train', 'gallery') if not (cat.table.split == s).any()]:
         raise InputError(
             f"the split leaves no tile for '{empty[0]}' ({len(cat)} tiles in all); "
             'call it again with another train_frac or split, what was read is kept'
         )
     _write_and_rename(work, 'crisislandmark', '.h5', partial(_write_links, keys=t.id, shards=shards))
     meta = cat.frame[['id', 'split', 'raw_labels']].set_axis(['key', 'split', 'labels'], axis=1)
+    meta['split'] = to_layout_split(meta['split'])
     meta.to_parquet(work / 'metadata.parquet')
     cat.save(work / 'catalog.parquet', overwrite=True)
-    if len(q := make_queries(cat.where(split='corpus'), **queries)):
+    if len(q := make_queries(cat.where(split='gallery'), **queries)):
         write_queries(work, q, cat, overwrite=True)
     left.to_csv(work / 'left.csv', index=False)
     if not (books.read + books.skipped + books.failed == books.found).all() or len(cat) != books.read.sum():

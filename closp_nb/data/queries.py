@@ -108,14 +108,14 @@ def _check_ids(ids, what):
 def write_queries(
     folder: str | Path,  # gets queries.jsonl, qrels/corpus.tsv and qrels/corpus.trec; the corpus folder is a good place
     queries: pd.DataFrame,  # as `make_queries` gives them
-    cat: Catalog,  # its tiles with split 'corpus' are the gallery
+    cat: Catalog,  # its tiles with split 'gallery' are the gallery
     overwrite: bool = False,  # replace files of these names
 ) -> Path:  # of the folder; raises `InputError`: ids with blanks or twice, names taken, no gallery
     "Write queries and judgements in the forms of BEIR and TREC."
-    folder, c = Path(folder), cat.where(split='corpus')
+    folder, c = Path(folder), cat.where(split='gallery')
     if not len(c):
         raise InputError(
-            "no tile has the split 'corpus', so there is nothing to judge; split the catalog first (see split_catalog)"
+            "no tile has the split 'gallery', so there is nothing to judge; split the catalog first (see split_catalog)"
         )
     _check_ids(queries.id, 'query')
     _check_ids(c.table.id, 'tile')

@@ -20,15 +20,15 @@ from .catalog import Catalog, pixel_hash
 # %% ../../nbs/1_data/13_splits.ipynb #39f504a0
 def stratify(
     groups: Sequence[str],  # N names; equals are split alike: a tile's sensor and caption
-    train_frac: float = 0.2,  # of the tiles that become 'train'; the others become 'corpus'
+    train_frac: float = 0.2,  # of the tiles that become 'train'; the others become 'gallery'
     seed: int = 0,
-) -> np.ndarray:  # N times 'train' or 'corpus'
+) -> np.ndarray:  # N times 'train' or 'gallery'
     "Split so that every group gives its share, to within one tile (systematic sampling)."
     rng, n = np.random.default_rng(seed), len(groups)
     order = np.lexsort((rng.random(n), np.asarray(groups, str)))
     train = np.diff(np.floor((np.arange(n + 1) + rng.random() / train_frac) * train_frac)) > 0
     split = np.empty(n, object)
-    split[order] = np.where(train, 'train', 'corpus')
+    split[order] = np.where(train, 'train', 'gallery')
     return split
 
 # %% ../../nbs/1_data/13_splits.ipynb #85499baa
@@ -77,9 +77,9 @@ def split_blocks(
     cat: Catalog,  # with places; sensors, labels and events are looked at
     train_frac: float = 0.2,  # of the tiles with a place that become 'train', before the buffer takes some of them
     km: float = 100.0,  # side of a block
-    buffer: float = 5.0,  # km that a training tile keeps from every corpus tile
+    buffer: float = 5.0,  # km that a training tile keeps from every gallery tile
     seed: int = 0,
-) -> np.ndarray:  # N times 'train', 'corpus' or 'buffer'; raises `InputError`
+) -> np.ndarray:  # N times 'train', 'gallery' or 'buffer'; raises `InputError`
     "Split by blocks of land: no event on both sides, and a strip between the sides."
     f, lonlat = cat.frame, cat.frame[['lon', 'lat']].to_numpy(float)
     _check_frac(train_frac)
@@ -96,8 +96,8 @@ def split_blocks(
     things = np.column_stack([np.ones(len(f)), *(f.sensor == s for s in f.sensor.unique()), multihot(f.labels)])[placed]
     counts = np.stack([np.bincount(unit, t) for t in things.T if t.any()], 1)
     split = np.full(len(f), 'buffer', object)
-    split[placed] = np.where(_choose(counts, train_frac, seed)[unit], 'train', 'corpus')
-    if not (split == 'train').any() or not (split == 'corpus').any():
+    split[placed] = np.where(_choose(counts, train_frac, seed)[unit], 'train', 'gallery')
+    if not (split == 'train').any() or not (split == 'gallery').any():
         raise InputError(
             f'{counts.shape[0]} blocks of {km:g} km cannot be split {train_frac:g} to {1 - train_frac:g}; '
             'choose smaller blocks or another train_frac'
@@ -109,7 +109,7 @@ def _keep_apart(split, lonlat, km):
     "Training tiles nearer than `km` to a gallery tile become 'buffer'."
     train = np.flatnonzero(split == 'train')
     if km:
-        split[train[within_km(lonlat[train], lonlat[split == 'corpus'], km)]] = 'buffer'
+        split[train[within_km(lonlat[train], lonlat[split == 'gallery'], km)]] = 'buffer'
     return split
 
 # %% ../../nbs/1_data/13_splits.ipynb #74e55b7f
@@ -122,8 +122,8 @@ def split_catalog(
     train_frac: float = 0.2,  # of the tiles for training
     seed: int = 0,
     km: float = 100.0,  # side of a block
-    buffer: float = 5.0,  # km between training and corpus; blocks only
-) -> np.ndarray:  # N times 'train' or 'corpus', with blocks also 'buffer'; raises `InputError`
+    buffer: float = 5.0,  # km between training and gallery; blocks only
+) -> np.ndarray:  # N times 'train' or 'gallery', with blocks also 'buffer'; raises `InputError`
     "Assign each tile to training or to the gallery."
     if how not in SPLITS:
         raise InputError(f"no split '{how}'; use one of {', '.join(SPLITS)}")
@@ -170,16 +170,16 @@ TOUCH = 1.2 * 1.01
 class Leaks:
     "Say what the training side and the gallery of a catalog have in common."
 
-    km: np.ndarray  # (corpus tiles,) to the nearest training tile; NaN without a place
-    # hash, id_train, id_corpus: a row for each corpus tile whose pixels are in training, and the first such tile there
+    km: np.ndarray  # (gallery tiles,) to the nearest training tile; NaN without a place
+    # hash, id_train, id_gallery: a row for each gallery tile whose pixels are in training, and the first such tile there
     twins: pd.DataFrame
-    events: pd.DataFrame  # train, corpus: tiles of each event that is on both sides
-    inside: dict  # 'train', 'corpus' -> tiles whose pixels an earlier tile of the same side has already
-    sides: dict  # 'train', 'corpus' -> tiles
+    events: pd.DataFrame  # train, gallery: tiles of each event that is on both sides
+    inside: dict  # 'train', 'gallery' -> tiles whose pixels an earlier tile of the same side has already
+    sides: dict  # 'train', 'gallery' -> tiles
     unplaced: int  # tiles of both sides that have no place
     unread: int  # tiles of both sides whose pixels are not known
 
-    def summary(self) -> pd.Series:  # shares are of the corpus tiles with a known distance
+    def summary(self) -> pd.Series:  # shares are of the gallery tiles with a known distance
         "Count what leaks; put two summaries side by side with `pd.DataFrame`."
         k = self.km[np.isfinite(self.km)]
         q = np.quantile(k, [0.05, 0.5, 0.95]) if len(k) else [np.nan] * 3
@@ -187,7 +187,7 @@ class Leaks:
         seen = 1 if self.unread < sum(self.sides.values()) else np.nan
         return pd.Series(
             {
-                'corpus tiles': len(self.km),
+                'gallery tiles': len(self.km),
                 'nearest training tile, km, 5 %': q[0],
                 'median': q[1],
                 '95 %': q[2],
@@ -195,7 +195,7 @@ class Leaks:
                 **near,
                 'twins across': seen * len(self.twins),
                 'twins within training': seen * self.inside['train'],
-                'twins within corpus': seen * self.inside['corpus'],
+                'twins within gallery': seen * self.inside['gallery'],
                 'events on both sides': len(self.events),
                 'tiles without a place': self.unplaced,
                 'tiles without known pixels': self.unread,
@@ -225,29 +225,29 @@ def _hashes(cat, rows, progress):
 
 
 def leaks(
-    cat: Catalog,  # with 'train' and 'corpus' in its column split
+    cat: Catalog,  # with 'train' and 'gallery' in its column split
     pixels: bool = True,  # read the pixels of tiles whose `hash` is not known
     progress: bool = True,
 ) -> Leaks:  # raises `InputError` if a side is empty
     "Measure what training and gallery have in common: neighbours, twins, events."
     f = cat.frame
-    side = {s: np.flatnonzero(f.split == s) for s in ('train', 'corpus')}
+    side = {s: np.flatnonzero(f.split == s) for s in ('train', 'gallery')}
     if empty := [s for s in side if not len(side[s])]:
         raise InputError(f"no tile has the split '{empty[0]}', so nothing can leak; split first (see split_catalog)")
     rows = np.sort(np.concatenate(list(side.values())))
     g = pd.DataFrame(dict(id=f.id.to_numpy()[rows], split=f.split.to_numpy()[rows], event=_events(f)[rows]))
     g['hash'] = _hashes(cat, rows, progress) if pixels else _known_hashes(f)[rows]
     lonlat = f[['lon', 'lat']].to_numpy(float)
-    train, corpus = (g[g.split == s] for s in side)
-    known = {s: part[part.hash != ''] for s, part in zip(side, (train, corpus))}
+    train, gallery = (g[g.split == s] for s in side)
+    known = {s: part[part.hash != ''] for s, part in zip(side, (train, gallery))}
     first = known['train'].drop_duplicates('hash').set_index('hash').id
-    twins = known['corpus'][known['corpus'].hash.isin(first.index)]
+    twins = known['gallery'][known['gallery'].hash.isin(first.index)]
     events = pd.concat(
-        {s: p.event[p.event != ''].value_counts() for s, p in zip(side, (train, corpus))}, axis=1, join='inner'
+        {s: p.event[p.event != ''].value_counts() for s, p in zip(side, (train, gallery))}, axis=1, join='inner'
     ).sort_index()
-    twins = pd.DataFrame(dict(hash=twins.hash, id_train=twins.hash.map(first), id_corpus=twins.id))
+    twins = pd.DataFrame(dict(hash=twins.hash, id_train=twins.hash.map(first), id_gallery=twins.id))
     return Leaks(
-        km=nearest_km(lonlat[side['corpus']], lonlat[side['train']]),
+        km=nearest_km(lonlat[side['gallery']], lonlat[side['train']]),
         twins=twins.reset_index(drop=True),
         events=events,
         inside={s: int(k.hash.duplicated().sum()) for s, k in known.items()},

@@ -55,9 +55,9 @@ def run_recipe(
     progress: bool = False,
 ) -> pd.DataFrame:  # as `evaluate` gives it, with recipe, seed and the logit scale at the end
     "Train, embed the gallery, score."
-    gallery = cat.where(split='corpus')
+    gallery = cat.where(split='gallery')
     if not len(gallery):
-        raise InputError("no tile has the split 'corpus', so there is nothing to score on; split the catalog first")
+        raise InputError("no tile has the split 'gallery', so there is nothing to score on; split the catalog first")
     model, table = train(cat, recipe, progress=progress)
     queries = make_queries(gallery)
     words = encode_numpy(model.encode_text, queries.text.tolist())

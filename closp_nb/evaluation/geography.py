@@ -91,7 +91,7 @@ def region_split(
     if how == 'blocks':
         split = split_blocks(cat, train_frac, km, seed=seed)
     else:
-        split, frac = np.full(len(f), 'corpus', object), min(0.5, train_frac * len(f) / (~held_out).sum())
+        split, frac = np.full(len(f), 'gallery', object), min(0.5, train_frac * len(f) / (~held_out).sum())
         split[~held_out] = stratify((f.sensor + f.caption)[~held_out], frac, seed)
     return Catalog(f.assign(split=split)), held_out
 
@@ -193,7 +193,7 @@ def run_geo(
     c, held_out = region_split(cat, how, recipe.seed, names)
     model, _ = train(c, recipe, progress=progress)
     queries = make_queries(cat)
-    learnt, corpus = ((c.frame.split == s).to_numpy() for s in ('train', 'corpus'))
+    learnt, corpus = ((c.frame.split == s).to_numpy() for s in ('train', 'gallery'))
     count, group = crisis_regions(c.where(learnt), names[learnt]), dict(zip(queries.text, sort_queries(queries, cat)))
     training = {k: set(count.index[count[k] > 0]) for k in CRISIS_LABELS}
     crises = [t for t in CRISIS_LABELS if group.get(t)]

@@ -165,7 +165,7 @@ def _split(table, train):
 
 def _searched(table, training, labelled):
     "Mark the tiles that may be answers, and tell what was left out."
-    keep, notes = ((table.split == 'corpus') & ~table.id.isin(training.id)).to_numpy(), []
+    keep, notes = ((table.split == 'gallery') & ~table.id.isin(training.id)).to_numpy(), []
     if n := (~keep).sum():
         notes.append(f'Training tiles, and tiles in no split: {n:,} of {len(table):,}; they are not searched.')
     if labelled and (bare := keep & (table.caption == '').to_numpy()).any():
@@ -173,7 +173,7 @@ def _searched(table, training, labelled):
         notes.append(f'Tiles without labels: {bare.sum():,}; they are left out.')
     if not keep.any():
         raise InputError(
-            "no tile of the archive can be an answer (split 'corpus', with labels unless there are judgements); "
+            "no tile of the archive can be an answer (split 'gallery', with labels unless there are judgements); "
             'index the corpus, or add a labels.csv (see Catalog.from_rasters)'
         )
     if (twice := table.id[keep].duplicated()).any():

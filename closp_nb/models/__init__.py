@@ -11,7 +11,7 @@ import lazy_loader
 # %% ../../nbs/3_models/index.ipynb #741bc8c1
 __doc__ = """CLOSP and GeoCLOSP: encoders, losses, recipes, weights.
 
-loaders     catalogs as batches: normalised, augmented, both sensors side by side
+loaders     catalogs as batches: normalised, augmented, both sensors in one batch
 encoders    image and text encoders by name
 pretrained  published weights, every tensor accounted for
 losses      contrastive losses for every kind of target
@@ -20,9 +20,21 @@ closp       CLOSP: image and text encoders in one space
 geoclosp    GeoCLOSP: a location encoder beside them
 folder      save_model, load_model, fingerprints
 inference   embed: an archive as unit vectors
+published   the authors' whole models under our names
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['loaders', 'encoders', 'pretrained', 'losses', 'config', 'closp', 'geoclosp', 'folder', 'inference'],
+    submodules=[
+        'loaders',
+        'encoders',
+        'pretrained',
+        'losses',
+        'config',
+        'closp',
+        'geoclosp',
+        'folder',
+        'inference',
+        'published',
+    ],
 )

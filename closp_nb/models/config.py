@@ -9,6 +9,7 @@ __all__ = ['GROUPS', 'GROUP_OF', 'CHOICES', 'LIMITS', 'CLOSP_NB', 'PAPER', 'RECI
 # %% ../../nbs/3_models/34_config.ipynb #79a621e2
 import math
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 from ..core import InputError
 from .encoders import TEXT_FINETUNE
 from .loaders import FLIPS
@@ -17,26 +18,26 @@ from .losses import TARGETS
 # %% ../../nbs/3_models/34_config.ipynb #dab71e27
 @dataclass(frozen=True)
 class ModelConfig:
-    "How a model is built."
+    "Describe how a model is built."
 
     image_encoder: str = 'tiny'  # one name for all sensors, 'mix', or 'resnet50+vit_small' (Sentinel-1 + Sentinel-2)
-    head: int = 0  # width of a random linear layer before the projection (the paper's accident: 1000); 0 leaves it out
+    head: int = 0  # width of a random linear layer before the projection (the paper has 1000); 0: none
     text_encoder: str = 'minilm'
     text_pooling: str = 'mean'  # mean | cls
-    text_finetune: str = 'adapter'  # what learns of the text encoder: none | adapter (a small linear map) | full
-    location_encoder: str = ''  # of GeoCLOSP (chapter 36); none makes it CLOSP
+    text_finetune: str = 'adapter'  # fine-tuning of the text encoder: none | adapter (a small linear map) | full
+    location_encoder: str = ''  # a name makes it GeoCLOSP (chapter 36), an empty one CLOSP
     dim: int = 384  # of the shared space
-    logit_scale: float = 1 / 0.07  # 1 / temperature at the start
+    logit_scale: float = 1 / 0.07  # factor on cosines at the start: 1 / temperature
     learn_logit_scale: bool = True
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    "What happens to tiles, captions and places on their way into training."
+    "Describe what happens to tiles, captions and places on their way into training."
 
     caption_augmentation: float = 0.5  # how often a training caption comes as a phrase (chapter 03), 0 to 1
     flips: str = 'dihedral'  # none | flips | dihedral: turns and mirror images of training tiles (chapter 30)
-    speckle: float = 8.0  # fewest looks of the speckle laid over radar (chapter 30); fewer is stronger, 0 leaves it out
+    speckle: float = 8.0  # fewest looks of the speckle added to radar (chapter 30); fewer is stronger, 0: none
     radiometric_jitter: float = 0.0  # times the change of light, haze and gain between views (chapter 30); 0: none
     location_jitter: float = 0.0  # metres by which coordinates are moved in training
     location_drop: float = 0.0  # fraction of the training tiles whose place is hidden in each step
@@ -44,37 +45,37 @@ class DataConfig:
 
     @property
     def augmentation(self) -> dict:
-        "What `augment` of chapter 30 takes."
+        "Return the arguments of `augment` (chapter 30)."
         return dict(flips=self.flips, speckle=self.speckle, radiometric_jitter=self.radiometric_jitter)
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    "Which loss is taken between tiles, captions and places."
+    "Describe the losses between tiles, captions and places."
 
     objective: str = 'softmax'  # softmax | sigmoid
     targets: str = 'coverage'  # diagonal | equal | jaccard | coverage (chapter 33)
-    joint: bool = True  # do captions choose among the tiles of all sensors at once? (softmax only)
-    location_weight: float = 1.0  # of the loss between tile and place, beside 1 for tile and text
-    location_text_weight: float = 0.0  # of a loss between caption and place, which the paper leaves out
+    joint: bool = True  # do captions choose among the tiles of all sensors? (softmax only)
+    location_weight: float = 1.0  # of the loss between tile and place; that between tile and text has 1
+    location_text_weight: float = 0.0  # of a loss between caption and place; the paper has none
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    "How the optimiser goes about it."
+    "Describe how the optimiser works."
 
-    lr: float = 2e-3  # peak of the one-cycle schedule, for fresh layers
+    lr: float = 2e-3  # peak of the one-cycle schedule, for new layers
     pretrained_lr_scale: float = 1.0  # times lr, for pretrained layers
     freeze_epochs: int = 0  # epochs in which pretrained layers are frozen; -1: all
     epochs: int = 25
     batch_size: int = 32  # tiles per sensor and step
-    grad_cache_chunks: int = 1  # so many times batch_size share one loss, whose gradient is computed chunk by chunk
+    grad_cache_chunks: int = 1  # gradient caching: this many batches share one loss
     weight_decay: float = 0.05
-    patience: int = 0  # epochs without a better validation loss before training stops, and the best is kept; 0: never
+    patience: int = 0  # early stopping: epochs without a better validation loss; 0: never
     precision: str = 'float32'  # float32 | bf16
 
 
-GROUPS = {'model': ModelConfig, 'data': DataConfig, 'loss': LossConfig, 'optim': OptimConfig}
+GROUPS: dict[str, Any] = {'model': ModelConfig, 'data': DataConfig, 'loss': LossConfig, 'optim': OptimConfig}
 GROUP_OF = {f.name: g for g, c in GROUPS.items() for f in fields(c)}  # field -> group; no name stands twice
 
 # %% ../../nbs/3_models/34_config.ipynb #5c1a0f12
@@ -102,23 +103,24 @@ LIMITS = {  # others: from 0 upwards
 _WORDS = {str: 'text', bool: 'True or False', int: 'a whole number', float: 'a number'}
 
 
-def _check(name, value, kind):
+def _check(name, value, wanted):
     "Refuse a value that a field cannot have."
     if name in CHOICES and value not in CHOICES[name]:
         raise InputError(f"a recipe knows no {name} '{value}'; use one of {', '.join(CHOICES[name])}")
-    fits = isinstance(value, (int, kind)) and (kind is bool) == isinstance(value, bool)
+    fits = isinstance(value, (int, wanted)) and (wanted is bool) == isinstance(value, bool)
+    number = wanted in (int, float)
     lo, hi = LIMITS.get(name, (0, math.inf))
-    if fits and (kind not in (int, float) or lo <= value <= hi):
+    if fits and (not number or lo <= value <= hi):
         return
-    span = ''
-    if kind in (int, float):
-        span = f' from {lo:g} to {hi:g}' if hi < math.inf else f', {lo:g} or more'
-    raise InputError(f"a recipe's {name} is {_WORDS[kind]}{span}; got {value!r}")
+    limits = ''
+    if number:
+        limits = f' from {lo:g} to {hi:g}' if hi < math.inf else f', {lo:g} or more'
+    raise InputError(f"a recipe's {name} is {_WORDS[wanted]}{limits}; got {value!r}")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    "Everything that tells one training run from another; raises `InputError` for a value that cannot be."
+    "Hold everything that tells one training run from another; raise `InputError` for a value that cannot be."
 
     name: str = 'closp_nb'
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -127,12 +129,12 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for f in fields(self):
             if f.name not in GROUPS:
                 _check(f.name, getattr(self, f.name), f.type)
                 continue
-            group = getattr(self, f.name)
+            group: Any = getattr(self, f.name)
             if not isinstance(group, GROUPS[f.name]):
                 raise InputError(f"a recipe's {f.name} is a {GROUPS[f.name].__name__}; got {group!r:.40}")
             for g in fields(group):
@@ -143,15 +145,15 @@ class Recipe:
             )
 
     def flat(self) -> dict:
-        "All fields by name, without their groups."
+        "Return all fields by name, without their groups."
         groups = {k: v for g in GROUPS for k, v in vars(getattr(self, g)).items()}
         return {'name': self.name} | groups | {'seed': self.seed}
 
     def change(
         self,
-        **values,  # fields by name, whatever their group
+        **values,  # fields by name, of any group
     ) -> 'Recipe':  # raises `InputError` for a field that is none
-        "Copy the recipe with some fields changed."
+        "Return a copy with some fields changed."
         if odd := [k for k in values if k not in self.flat()]:
             raise InputError(f"a recipe has no field '{odd[0]}'; its fields are {', '.join(self.flat())}")
         groups = {g: {k: v for k, v in values.items() if GROUP_OF.get(k) == g} for g in GROUPS}
@@ -181,9 +183,9 @@ RECIPES = {r.name: r for r in (CLOSP_NB, PAPER)}
 
 
 def read_recipe(
-    d: dict,  # name, seed and the four groups, as `dataclasses.asdict` gives them; what is missing takes its default
+    d: dict,  # name, seed and the four groups, as `dataclasses.asdict` gives them; missing fields take their default
 ) -> Recipe:  # raises `InputError` for a field or a value that this version does not know
-    "Read a recipe from plain data, such as a model folder's."
+    "Read a recipe from plain data, such as that of a model folder."
     if not isinstance(d, dict):
         raise InputError(f'a recipe is a table of names and values; got {d!r:.40}')
     if odd := [k for k in d if k not in {f.name for f in fields(Recipe)}]:

@@ -6,7 +6,8 @@
 __all__ = ['FORMAT', 'MODELS', 'fingerprint', 'save_model', 'load_model']
 
 # %% ../../nbs/3_models/37_folder.ipynb #82897f2b
-import hashlib, json
+import hashlib
+import json
 from dataclasses import asdict
 from pathlib import Path
 import torch

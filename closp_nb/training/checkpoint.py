@@ -102,7 +102,7 @@ def restore_random(
     plain: dict,  # both from `capture_state`
 ) -> None:
     "Set all random numbers to a captured state."
-    learn.dls.train.batch_sampler.views.set_state(tensors['seeds'])
+    learn.dls.train.batch_sampler.view_seeds.set_state(tensors['seeds'])
     torch.set_rng_state(tensors['random/torch'])
     for i in range(torch.cuda.device_count()):  # this machine may have fewer than the other
         if f'random/cuda{i}' in tensors:
@@ -231,7 +231,7 @@ class Checkpoint(Callback):
 
     def before_fit(self):
         self.run_now = json.loads(json.dumps(run_fingerprint(self.learn, self.recipe)))
-        self.generator = self.dls.train.batch_sampler.views
+        self.generator = self.dls.train.batch_sampler.view_seeds
         found = checkpoints(self.folder)
         if found and not self.resume:
             raise InputError(

@@ -86,7 +86,7 @@ class DistributedContrastive(Callback):
                 f'{world_size} processes cannot share {sampler.batch_size} tiles; '
                 'take a larger batch_size or fewer processes'
             )
-        sampler.part, self.batch_rows = (rank, world_size), sampler.batch_size
+        sampler.share, self.batch_rows = (rank, world_size), sampler.batch_size
         if self.model.log_logit_scale.is_cuda:
             self.model.image_encoders = nn.SyncBatchNorm.convert_sync_batchnorm(self.model.image_encoders)
         for v in self.model.state_dict().values():

@@ -123,7 +123,7 @@ class FeatureDataset(TileDataset):
         augmentation=False,
         features: dict | None = None,  # sensor key -> {tile id: features}
     ):
-        super().__init__(cat, train, False, caption_augmentation, False)
+        super().__init__(cat, train, caption_augmentation=caption_augmentation, augmentation=False)
         self.features = (features or {})[self.sensor.key]
 
     def pixels(self, i):

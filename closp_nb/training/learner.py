@@ -143,7 +143,7 @@ class ClospLearner(Learner):
             self._do_grad_opt()
 
     def _stop_diverged(self, x):
-        rank, _ = self.dls.train.batch_sampler.part  # each of several processes names its own tiles
+        rank, _ = self.dls.train.batch_sampler.share  # each of several processes names its own tiles
         folder = Path(self.folder or tempfile.mkdtemp())
         path = folder / (f'not_a_number-{rank}.json' if rank else 'not_a_number.json')
         lr = float(self.opt.hypers[-1]['lr'])
@@ -257,7 +257,7 @@ def closp_learner(
     model = _model_for(recipe, keys, model)
     seeds.set_state(torch.get_rng_state())
     views = augmentation and recipe.data.augmentation
-    both = dict(seed=recipe.seed, workers=workers, rng=seeds, augmentation=views, kind=dataset)
+    both = dict(seed=recipe.seed, workers=workers, rng=seeds, augmentation=views, dataset=dataset)
     size, reword = recipe.optim.batch_size, recipe.data.caption_augmentation
     dls = DataLoaders(
         train_loader(train, size * recipe.optim.grad_cache_chunks, train=True, caption_augmentation=reword, **both),

@@ -8,7 +8,7 @@ __all__ = ['LossLog', 'ProgressBar', 'false_negative_line', 'RunOptions', 'train
 # %% ../../nbs/4_training/45_train.ipynb #c61afca8
 import tempfile
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
@@ -115,11 +115,19 @@ class RunOptions:
         return Path(self.features) if self.features else None
 
 # %% ../../nbs/4_training/45_train.ipynb #8e1e6eac
+def _train_as_one(cat, recipe, options, **kw):
+    "Run `train` as one of several processes."
+    train(cat, recipe, options=RunOptions(**options), **kw)
+
+
 def _train_in_processes(cat, recipe, folder, options, **kw):
     "Run `train` in several processes."
     with tempfile.TemporaryDirectory() as tmp:
-        out, each = Path(folder or tmp), replace(options, processes=1)
-        launch('closp_nb.training.train.train', options.processes, cat, recipe, folder=out, options=each, **kw)
+        out, each = (
+            Path(folder or tmp),
+            asdict(replace(options, processes=1)),
+        )  # plain data, which every process can read
+        launch('closp_nb.training.train._train_as_one', options.processes, cat, recipe, each, folder=out, **kw)
         return load_model(out / 'model'), pd.read_csv(out / 'log.csv', index_col='epoch')
 
 
@@ -151,16 +159,17 @@ def train(
         with rank_zero_first():
             cached: AbstractContextManager = nullcontext(TileDataset)
             if options.features and model is not None:
-                cached = cached_features(model, cat, options.features_folder(folder), progress)
+                cached = cached_features(model, cat, options.features_folder(folder), progress=progress)
             dataset = stack.enter_context(cached)
-        learn = closp_learner(cat, recipe, model, options.workers, not options.features, dataset, callbacks)
+        views = dict(augmentation=not options.features, dataset=dataset)
+        learn = closp_learner(cat, recipe, model, options.workers, callbacks=callbacks, **views)
         learn.add_cbs(recipe_callbacks(recipe, learn.model))
         if world_size > 1:
             learn.add_cb(DistributedContrastive())
         if folder is not None:
             learn.folder = Path(folder)
             saved = learn.folder / 'checkpoints'
-            learn.add_cb(Checkpoint(saved, recipe, options.checkpoint_steps, resume, write=not rank))
+            learn.add_cb(Checkpoint(saved, recipe, options.checkpoint_steps, resume=resume, write=not rank))
             if not rank:
                 learn.add_cb(LossLog(learn.folder / 'log.csv'))
         if progress:

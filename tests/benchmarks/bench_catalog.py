@@ -1,4 +1,7 @@
-"""A catalog of 650,000 rows with all columns, loaded in a fresh process: seconds and memory, imports included in the memory and told apart in the seconds."""
+"""A catalog of 650,000 rows with all columns, loaded in a fresh process: seconds and memory.
+
+Imports are included in the memory and told apart in the seconds.
+"""
 
 import json
 import subprocess
@@ -28,7 +31,9 @@ rows = timed('groupby', lambda: cat.table.groupby(['source', 'sensor', 'split'],
 timed('frame', lambda: cat.frame.geometry.iloc[0])
 whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1000 if sys.platform == 'linux' else 1e6)
 timed('save', lambda: cat.save(sys.argv[2]))
-print(json.dumps(dict(took=took, peak=peak, whole=whole, later=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1000 if sys.platform == 'linux' else 1e6), n=len(cat), part=len(part), rows=int(rows.sum()))))
+later = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1000 if sys.platform == 'linux' else 1e6)
+counts = dict(n=len(cat), part=len(part), rows=int(rows.sum()))
+print(json.dumps(dict(took=took, peak=peak, whole=whole, later=later) | counts))
 '''
 
 
@@ -57,7 +62,7 @@ def make(path, n):
             path='corpus/crisislandmark.h5',
             key=ids,
             source=np.where(s1, 'benv2s1', 'benv2s2'),
-            split=np.where(rng.random(n) < 0.2, 'train', 'corpus'),
+            split=np.where(rng.random(n) < 0.2, 'train', 'gallery'),
             lon=lon,
             lat=lat,
             time=pd.Series(pd.Timestamp('2017-06-01') + pd.to_timedelta(rng.integers(0, 30_000_000, n), 's')).map(
@@ -104,7 +109,8 @@ def measure(n=650_000, rounds=3):
             + ', '.join(f'{k} {v:.2f} s' for k, v in best['took'].items())
         )
         print(
-            f"memory at its highest: {best['peak']:.0f} MB when loaded, imports included (1,000 allowed); {best['whole']:.0f} MB with all shapes unpacked; {best['later']:.0f} MB after saving"
+            f"memory at its highest: {best['peak']:.0f} MB when loaded, imports included (1,000 allowed); "
+            f"{best['whole']:.0f} MB with all shapes unpacked; {best['later']:.0f} MB after saving"
         )
         return best['took']['load'], best['peak']
 

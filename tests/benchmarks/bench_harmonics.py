@@ -1,6 +1,11 @@
-"Spherical harmonics, 10,000 places, degree 40, double precision: one term at a time (as the closed form of SatCLIP does) against one climb for all."
+"""Spherical harmonics, 10,000 places, degree 40, double precision.
 
-import math, sys, time
+One term at a time (as the closed form of SatCLIP does) against one climb for all.
+"""
+
+import math
+import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -8,21 +13,21 @@ import torch
 from closp_nb.models.geoclosp import spherical_harmonics
 
 
-def term(l, m, phi, theta):
+def term(degree, m, phi, theta):
     "One harmonic: the Legendre recurrence from the bottom, normalised at the end."
     x, s, a = theta.cos(), theta.sin(), abs(m)
     p, before = torch.ones_like(x), torch.zeros_like(x)
     for i in range(1, a + 1):
         p = p * (2 * i - 1) * s
-    for k in range(a + 1, l + 1):
+    for k in range(a + 1, degree + 1):
         before, p = p, ((2 * k - 1) * x * p - (k + a - 1) * before) / (k - a)
-    norm = math.sqrt((2 * l + 1) / (4 * math.pi) * math.factorial(l - a) / math.factorial(l + a))
+    norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * math.factorial(degree - a) / math.factorial(degree + a))
     return norm * p * (1 if m == 0 else 2**0.5 * ((a * phi).sin() if m < 0 else (a * phi).cos()))
 
 
 def term_by_term(lonlat, degree):
     phi, theta = torch.deg2rad(lonlat + torch.tensor([180.0, 90.0])).T
-    return torch.stack([term(l, m, phi, theta) for l in range(degree) for m in range(-l, l + 1)], 1)
+    return torch.stack([term(n, m, phi, theta) for n in range(degree) for m in range(-n, n + 1)], 1)
 
 
 def fastest(f, x, degree, n):

@@ -1,8 +1,15 @@
-"""Pixels of a corpus in random order, batches of 64: the file opened for every tile and image, coords and attributes read (as the official loader does)
-against `read_pixels`, which keeps the shards open, reads the image alone and checks it. Twice: a corpus that names only the tiles that are read, and
-one that names as many as the real one, because that is what HDF5 looks through whenever it opens a file. The last line is about the second."""
+"""Pixels of a corpus in random order, batches of 64.
 
-import shutil, sys, tempfile, time
+The file opened for every tile and image, coords and attributes read (as the official loader does) against
+`read_pixels`, which keeps the shards open, reads the image alone and checks it. Twice: a corpus that names only the
+tiles that are read, and one that names as many as the real one, because that is what HDF5 looks through whenever it
+opens a file. The last line is about the second.
+"""
+
+import shutil
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -13,10 +20,11 @@ from closp_nb.sensors import S1, S2, Tile
 from closp_nb.data.hdf5 import close_corpora, read_array, tile_at
 from closp_nb.data.hdf5 import read_pixels, write_corpus
 
+# tiles of CrisisLandMark, which the main file names; and how many a shard names, a low guess: not known here
 LINKS, NAMES = (
     650_000,
     100_000,
-)  # tiles of CrisisLandMark, which the main file names; how many a shard names (how the real ones are split is not known here: a low guess)
+)
 
 
 def tiles(n):
@@ -109,7 +117,7 @@ def resident():
     "Megabytes of memory that this process holds; NaN where the system does not tell."
     f = Path('/proc/self/status')
     return (
-        next(int(l.split()[1]) / 1000 for l in f.read_text().splitlines() if l.startswith('VmRSS'))
+        next(int(x.split()[1]) / 1000 for x in f.read_text().splitlines() if x.startswith('VmRSS'))
         if f.exists()
         else np.nan
     )
@@ -139,13 +147,17 @@ def measure(n=1024, rounds=3, links=LINKS, names=NAMES):
             + ', '.join(f'{f.__name__} {1e6 * t[f]:.0f}' for f in ways)
         )
         print(
-            f'the floor is unpacking (Blosc, lz4 and bitshuffle): {1e6 * (t[shards_stay_open] - t[undecoded]):.0f} of the {1e6 * t[read_pixels]:.0f}; checking takes {1e6 * (t[read_pixels] - t[shards_stay_open]):.0f}, '
-            f'with care it took {1e6 * (t[checked_with_care] - t[shards_stay_open]):.0f}; with few names the ratio is {small:.1f}'
+            f'the floor is unpacking (Blosc, lz4 and bitshuffle): '
+            f'{1e6 * (t[shards_stay_open] - t[undecoded]):.0f} of the {1e6 * t[read_pixels]:.0f}; '
+            f'checking takes {1e6 * (t[read_pixels] - t[shards_stay_open]):.0f}, '
+            f'with care it took {1e6 * (t[checked_with_care] - t[shards_stay_open]):.0f}; '
+            f'with few names the ratio is {small:.1f}'
         )
         more_names(path.parent, links, names)
         t = compare(path, keys, [opened_each_time, read_pixels], rounds)
         print(
-            f'{links} names in the main file, {names} in each shard: opened each time {1 / t[opened_each_time]:.0f} tiles/s, read_pixels {1 / t[read_pixels]:.0f} tiles/s'
+            f'{links} names in the main file, {names} in each shard: '
+            f'opened each time {1 / t[opened_each_time]:.0f} tiles/s, read_pixels {1 / t[read_pixels]:.0f} tiles/s'
         )
         seconds(read_pixels, path, keys)
         before = resident()
@@ -153,7 +165,8 @@ def measure(n=1024, rounds=3, links=LINKS, names=NAMES):
             seconds(read_pixels, path, keys)
         grown = resident() - before
         print(
-            f'memory: {grown:+.1f} MB after {3 * n} tiles more, which hold {3 * n * 0.4032:.0f} MB (a batch of 64 holds 26)'
+            f'memory: {grown:+.1f} MB after {3 * n} tiles more, '
+            f'which hold {3 * n * 0.4032:.0f} MB (a batch of 64 holds 26)'
         )
         return small, t[opened_each_time] / t[read_pixels], grown
     finally:

@@ -1,5 +1,8 @@
-"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000: the three names of index against faiss's flat one, in turns.
-Then a question from words to rows of the catalog, and how time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv."""
+"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000.
+
+The three stores against faiss's flat index, in turns. Then a question from words to rows of the catalog, and how
+time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv.
+"""
 
 import argparse
 import csv
@@ -91,7 +94,8 @@ def alone(n, rounds, work):
     took, read = in_turns(ways, questions, rounds), bandwidth(z)
     found = {(name, m): ann_recall(s, z, probe_vectors(z, 100, 1), m) for name, s in stores.items() for m in (k, few)}
     print(
-        f'{n:,} x {DIM}, {faiss.omp_get_max_threads()} threads, memory is read at {read / 1e9:.1f} GB/s\n{"faiss flat":10s} best {k}: {took["faiss flat"] * 1e3:7.2f} ms',
+        f'{n:,} x {DIM}, {faiss.omp_get_max_threads()} threads, memory is read at {read / 1e9:.1f} GB/s\n'
+        f'{"faiss flat":10s} best {k}: {took["faiss flat"] * 1e3:7.2f} ms',
         flush=True,
     )
     rows = [dict(store='faiss flat', tiles=n, best=k, ms=took['faiss flat'] * 1e3, recall=1.0, bytes_a_tile=4 * DIM)]
@@ -113,7 +117,8 @@ def alone(n, rounds, work):
                 f', codes read at {n * DIM / took[f"{name}, {m}"] / read:.0%} of that speed' if name != 'large' else ''
             )
             print(
-                f'{name:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[name, m]:.4f}, {rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
+                f'{name:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[name, m]:.4f}, '
+                f'{rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
                 flush=True,
             )
     return took['faiss flat'] / took[f'exact, {k}'], rows
@@ -160,7 +165,9 @@ def from_words(n, rounds, work, text='minilm'):
     rare = in_turns({'': fresh(lambda t: ask.search_text(t, 20, bbox=(5, 45, 5.3, 45.3)))}, said, rounds)['']
     assert len(ask.search_text(said[0], min(1000, n))) == min(1000, n)
     print(
-        f'words to {min(1000, n)} rows of a catalog: {whole * 1e3:.1f} ms, of it {encode * 1e3:.1f} for the sentence; with sensor and box {filtered * 1e3:.1f} ms; with a box that {len(few)} or more of {n:,} tiles pass {rare * 1e3:.1f} ms',
+        f'words to {min(1000, n)} rows of a catalog: {whole * 1e3:.1f} ms, of it {encode * 1e3:.1f} for the sentence; '
+        f'with sensor and box {filtered * 1e3:.1f} ms; '
+        f'with a box that {len(few)} or more of {n:,} tiles pass {rare * 1e3:.1f} ms',
         flush=True,
     )
 
@@ -195,14 +202,17 @@ def growth(sizes, work):
         z = mixture(work / f'z{n}.npy', n)
         np.save(work / f'q{n}.npy', probe_vectors(z, 20))
         for name in names:
-            run = lambda: json.loads(
-                subprocess.run(
-                    [sys.executable, __file__, '--grow', str(n), name, str(work)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                ).stdout
-            )
+
+            def run():
+                return json.loads(
+                    subprocess.run(
+                        [sys.executable, __file__, '--grow', str(n), name, str(work)],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                )
+
             out.append(dict(store=name, tiles=n) | run() | run())
             print(
                 ', '.join(f'{k} {v:,.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in out[-1].items()),

@@ -60,7 +60,7 @@ def test_real_tiles_never_train(demo):
 
     d, _ = demo
     rows = Catalog.load(d / 'demo' / 'index' / 'rows.parquet').frame
-    assert set(rows.split) == {'corpus'} and (rows.source == 'bigearthnet-v1').sum() == 12
+    assert set(rows.split) == {'gallery'} and (rows.source == 'bigearthnet-v1').sum() == 12
 
 
 def test_same_seed_same_results(demo):

@@ -227,7 +227,7 @@ def test_search_and_index(demo, shell, monkeypatch, tmp_path):
         (['demo', '--out', 'x', '--epochs', '0'], ['epoch']),
         (['demo', '--out', 'x', '--tiles', 'nowhere', '--n', '40'], ['nowhere', 'check the path']),
         (['train', 'nowhere', '--change', 'text=tiny'], ['--change text=tiny', 'text_encoder', 'valid_frac']),
-        (['train', 'nowhere', '--change', 'epochs=two'], ['--change epochs=two', 'int']),
+        (['train', 'nowhere', '--change', 'epochs=two'], ['--change epochs=two', 'a whole number']),
         (['train', 'demo/world', '--out', 'demo', '--force'], ['holds what is to be read']),
         (['search', 'flood', '--index', 'nowhere'], ['no index folder']),
         (['search', ' ', '--index', 'demo/index'], ['empty']),

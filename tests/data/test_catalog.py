@@ -39,7 +39,7 @@ def rows(n, folder):
             tile(S1 if i % 2 else S2, id=f't{i}', labels=[('Mixed forest',), ('Pastures', 'Water bodies'), ()][i % 3]),
             folder / 'data' / f't{i}.tif',
             '0,0',
-            'corpus',
+            'gallery',
         )
         for i in range(n)
     ]

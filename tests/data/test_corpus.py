@@ -337,7 +337,7 @@ def test_blocks(copies, tmp_path):
         buffer=10,
     )
     ev = cat.frame[cat.frame.event != ''].groupby('event').split.agg(set)
-    assert not any({'train', 'corpus'} <= s for s in ev) and {'train', 'corpus'} <= set(cat.frame.split)
+    assert not any({'train', 'gallery'} <= s for s in ev) and {'train', 'gallery'} <= set(cat.frame.split)
 
 
 UNKNOWN = [
@@ -397,7 +397,9 @@ def test_report_of_everything(whole):
 def test_report_without_fingerprints_or_labels(whole):
     d, cat, _, _ = whole
     bare = Catalog(cat.frame.drop(columns=['hash', 'notes', 'cloud', 'gaps']).head(8))
-    bare = Catalog(bare.frame.assign(hash='', labels=[[] for _ in range(8)], caption='', split=['train', 'corpus'] * 4))
+    bare = Catalog(
+        bare.frame.assign(hash='', labels=[[] for _ in range(8)], caption='', split=['train', 'gallery'] * 4)
+    )
     assert 'unknown' in corpus_report(bare, per_group=1, progress=False)
 
 

@@ -24,8 +24,8 @@ def catalog(n, seed, corpus=0.8):
     "Tiles with labels around one town; some have no place."
     rng = np.random.default_rng(seed)
     labels = [[label for label in LABELS if rng.random() < 0.2] for _ in range(n)]
-    split = np.where(rng.random(n) < corpus, 'corpus', 'train')
-    split[0] = 'corpus'
+    split = np.where(rng.random(n) < corpus, 'gallery', 'train')
+    split[0] = 'gallery'
     return Catalog(
         pd.DataFrame(
             dict(
@@ -102,7 +102,7 @@ def test_there_and_back(tmp_path_factory, n, seed):
     pd.testing.assert_frame_equal(read_queries(d / 'queries.jsonl'), q)
     tsv, trec = read_qrels(d / 'qrels' / 'corpus.tsv'), read_qrels(d / 'qrels' / 'corpus.trec')
     pd.testing.assert_frame_equal(tsv, trec)
-    gallery = cat.where(split='corpus')
+    gallery = cat.where(split='gallery')
     rel = relevance(q, gallery)
     want = {(q.id[i], gallery.table.id.iloc[j]): int(rel[i, j]) for i, j in np.argwhere(rel)}
     assert {(r.query, r.tile): r.grade for r in tsv.itertuples()} == want

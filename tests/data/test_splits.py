@@ -45,7 +45,7 @@ def catalog(n, seed, centre=(10.0, 50.0), spread=3.0, events=4, lost=0.0, **more
                 event=event,
                 path='',
                 key='',
-                split='corpus',
+                split='gallery',
             )
         ).assign(**more)
     )
@@ -140,15 +140,15 @@ def test_block_split_keeps_its_promises(n, seed, centre, km, buffer, share):
         assume(False)
     p, f = lonlat_of(cat), cat.frame
     placed = np.isfinite(p).all(1)
-    assert set(split) <= {'train', 'corpus', 'buffer'} and (split[~placed] == 'buffer').all()
-    train, corpus = np.flatnonzero(split == 'train'), np.flatnonzero(split == 'corpus')
+    assert set(split) <= {'train', 'gallery', 'buffer'} and (split[~placed] == 'buffer').all()
+    train, corpus = np.flatnonzero(split == 'train'), np.flatnonzero(split == 'gallery')
     assert len(corpus)
     if len(train):
         assert min(haversine(np.broadcast_to(p[i], (len(corpus), 2)), p[corpus]).min() for i in train) >= buffer - 1e-6
     for e, g in f.assign(side=split)[placed & (f.event != '')].groupby('event'):
         assert len(set(g.side) - {'buffer'}) <= 1, e
     bare = split_blocks(cat, share, km, 0, seed)  # without a strip nothing else is lost
-    assert ((bare == 'corpus') == (split == 'corpus')).all() and set(bare[placed]) == {'train', 'corpus'}
+    assert ((bare == 'gallery') == (split == 'gallery')).all() and set(bare[placed]) == {'train', 'gallery'}
     lone = pd.DataFrame(dict(b=place_block(p, km), s=bare))[placed & (f.event == '')].groupby('b').s.nunique()
     assert (lone == 1).all()  # blocks are whole
     assert (split == split_blocks(cat, share, km, buffer, seed)).all()
@@ -179,7 +179,7 @@ def test_a_rare_label_comes_to_both_sides(seed):
         for ls, r in zip(f.labels, rare)
     ]
     split = split_blocks(Catalog(f), 0.2, 60, 0, seed)
-    assert set(split[rare]) == {'train', 'corpus'}
+    assert set(split[rare]) == {'train', 'gallery'}
 
 
 def test_an_event_across_the_date_line_stays_in_one_place():
@@ -219,7 +219,10 @@ def test_refusals():
 def test_stratify_is_what_it_was():
     "The archive of chapter 22 and all results on it hang on these very bits."
     got = stratify([f'g{i % 7}' for i in range(1000)], 0.2, 3)
-    assert hashlib.sha256(''.join(s[0] for s in got).encode()).hexdigest()[:16] == '8886d70164e80282'
+    assert (
+        hashlib.sha256(''.join({'train': 't', 'gallery': 'c'}[s] for s in got).encode()).hexdigest()[:16]
+        == '8886d70164e80282'
+    )
     cat = catalog(300, 1)
     assert (
         split_catalog(cat, seed=5) == stratify([a + b for a, b in zip(cat.frame.sensor, cat.frame.caption)], 0.2, 5)
@@ -233,8 +236,8 @@ def test_stratify_is_what_it_was():
 @few
 def test_leaks_equal_pairs(n, seed, centre):
     rng = np.random.default_rng(seed)
-    split = rng.choice(['train', 'corpus', 'buffer'], n)
-    split[:2] = 'train', 'corpus'
+    split = rng.choice(['train', 'gallery', 'buffer'], n)
+    split[:2] = 'train', 'gallery'
     cat = catalog(
         n,
         seed,
@@ -245,7 +248,7 @@ def test_leaks_equal_pairs(n, seed, centre):
         split=split,
     )
     f, p, report = cat.frame, lonlat_of(cat), leaks(cat, pixels=False)
-    t, c = np.flatnonzero(split == 'train'), np.flatnonzero(split == 'corpus')
+    t, c = np.flatnonzero(split == 'train'), np.flatnonzero(split == 'gallery')
     want = [min([haversine(p[i], p[j]) for j in t if np.isfinite(p[[i, j]]).all()], default=np.nan) for i in c]
     assert report.km == pytest.approx(np.array(want), abs=1e-4, nan_ok=True)
     h = f.hash.tolist()
@@ -254,7 +257,7 @@ def test_leaks_equal_pairs(n, seed, centre):
     ]
     assert report.inside == {
         s: sum(h[i] != '' and h[i] in [h[j] for j in rows[:k]] for k, i in enumerate(rows))
-        for s, rows in (('train', t), ('corpus', c))
+        for s, rows in (('train', t), ('gallery', c))
     }
     count = {e: ((f.event[t] == e).sum(), (f.event[c] == e).sum()) for e in sorted(set(f.event) - {''})}
     assert {e: tuple(r) for e, r in zip(report.events.index, report.events.values)} == {
@@ -264,7 +267,7 @@ def test_leaks_equal_pairs(n, seed, centre):
     assert (report.unplaced, report.unread, report.sides) == (
         np.isnan(p[used]).any(1).sum(),
         (f.hash[used] == '').sum(),
-        dict(train=len(t), corpus=len(c)),
+        dict(train=len(t), gallery=len(c)),
     )
     k = np.array(want)[np.isfinite(want)]
     if len(k):
@@ -282,10 +285,10 @@ def test_pixels_are_read_only_where_the_hash_is_unknown():
             self.asked.append(int(i))
             return x[int(i)]
 
-    cat = Read(catalog(6, 0, split=['train', 'corpus'] * 3, hash=['', pixel_hash(x[1]), '', '', '', '']).frame)
+    cat = Read(catalog(6, 0, split=['train', 'gallery'] * 3, hash=['', pixel_hash(x[1]), '', '', '', '']).frame)
     report = leaks(cat, progress=False)
     assert sorted(cat.asked) == [0, 2, 3, 4, 5] and report.unread == 0
-    assert report.twins[['id_train', 'id_corpus']].values.tolist() == [['t4', 't1'], ['t0', 't3'], ['t2', 't5']]
+    assert report.twins[['id_train', 'id_gallery']].values.tolist() == [['t4', 't1'], ['t0', 't3'], ['t2', 't5']]
     assert (
         pixel_hash(x[1].astype('>f8'))
         == pixel_hash(x[1])

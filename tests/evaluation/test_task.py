@@ -19,7 +19,7 @@ from closp_nb.models.closp import new_model
 from closp_nb.models.inference import encode_numpy
 from closp_nb.models.folder import save_model
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
+from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.search.index import Index
 from closp_nb.labels import LABELS, caption
 from closp_nb.evaluation.metrics import paired_bootstrap
@@ -52,7 +52,7 @@ def archive(n=N, seed=0):
             path='none.h5',
             key='k',
             source='made',
-            split=np.where(rng.random(n) < 0.3, 'train', 'corpus'),
+            split=np.where(rng.random(n) < 0.3, 'train', 'gallery'),
             lon=lonlat[:, 0],
             lat=lonlat[:, 1],
             time='',
@@ -119,7 +119,7 @@ def test_table_equals_ir_measures_on_the_exported_run(place):
             list(f(str(d / f'e_{name}' / n)))
             for f, n in ((ir_measures.read_trec_run, 'run.trec'), (ir_measures.read_trec_qrels, 'qrels.trec'))
         )
-        t, level = cat.table, make_queries(cat.where(split='corpus')).set_index('id').labels.map(len)
+        t, level = cat.table, make_queries(cat.where(split='gallery')).set_index('id').labels.map(len)
         taught = t[t.split == 'train'][['lon', 'lat']].to_numpy()
         blocks = set(place_block(taught))
         new = {
@@ -133,7 +133,7 @@ def test_table_equals_ir_measures_on_the_exported_run(place):
             ids = {
                 r.id
                 for r in t.itertuples()
-                if r.split == 'corpus' and r.sensor in kinds[gallery] and (region == 'everywhere' or r.id in new)
+                if r.split == 'gallery' and r.sensor in kinds[gallery] and (region == 'everywhere' or r.id in new)
             }
             some_run, some_qrels = ([x for x in xs if x.doc_id in ids] for xs in (run, qrels))
             kind, _, k = metric.partition('@')
@@ -195,7 +195,7 @@ def test_blocks_of_queries_change_nothing(place, monkeypatch):
 
 def test_linear_gain_and_level(place):
     d, cat, model = place
-    queries = make_queries(cat.where(split='corpus'))
+    queries = make_queries(cat.where(split='gallery'))
     task = make_task(cat, queries, d / 'e_good' / 'qrels.trec', level=2, linear=True)
     r = score_task(task, IndexRanker(Index.load(d / 'good'), model, queries), 'nDCG@20,P@5')[0].query(
         'gallery == "both" and region == "everywhere"'
@@ -317,7 +317,7 @@ def test_unseen_blocks_by_hand():
 def test_unlabelled_tiles_are_left_out_and_told(place, tmp_path):
     d, cat, model = place
     f = cat.table.copy()
-    bare = np.flatnonzero(f.split == 'corpus')[:3]
+    bare = np.flatnonzero(f.split == 'gallery')[:3]
     for i in bare:
         f.at[i, 'labels'] = []
     f.loc[bare, 'caption'] = ''
@@ -328,7 +328,7 @@ def test_unlabelled_tiles_are_left_out_and_told(place, tmp_path):
 
 def test_training_tiles_of_a_second_catalog(place):
     d, cat, _ = place
-    corpus = cat.where(split='corpus')
+    corpus = cat.where(split='gallery')
     a, b, c = make_task(cat), make_task(corpus, train=cat), make_task(corpus)
     for k in a.galleries:
         assert (a.galleries[k] == b.galleries[k]).all()
@@ -337,7 +337,7 @@ def test_training_tiles_of_a_second_catalog(place):
         score_task(c, Shuffled(1, 0))[0], c.notes, c.leaks
     )
     lying = Catalog(
-        cat.table.drop(columns='geometry').assign(split='corpus')
+        cat.table.drop(columns='geometry').assign(split='gallery')
     )  # the archive calls them corpus, the second catalog knows better
     assert make_task(lying, train=cat).cat.table.id.tolist() == corpus.table.id.tolist()
     assert any('no unseen block' in n for n in make_task(cat, km=5000.0).notes)
@@ -384,7 +384,7 @@ def test_compare_by_hand(place):
 
 def test_the_same_question_in_another_order_is_the_same():
     cat = archive(90)
-    queries = make_queries(cat.where(split='corpus'))
+    queries = make_queries(cat.where(split='gallery'))
     perm = np.random.default_rng(1).permutation(90)
 
     def f(c, q, **k):
@@ -398,7 +398,7 @@ def test_the_same_question_in_another_order_is_the_same():
     assert a.equals(b)
     for other in (f(cat, queries, linear=True), f(cat, queries, level=1)):
         assert (other.same_tiles == a.same_tiles).all() and (other.same_grades != a.same_grades).all()
-    fewer = f(cat.where(np.arange(90) != np.flatnonzero(cat.table.split == 'corpus')[0]), queries)
+    fewer = f(cat.where(np.arange(90) != np.flatnonzero(cat.table.split == 'gallery')[0]), queries)
     assert fewer.same_tiles['both', 'everywhere'] != a.same_tiles['both', 'everywhere']
 
 
@@ -475,7 +475,7 @@ BAD = {
     'km': (lambda d, t: dict(km=0.0), 'blocks of 0 km'),
     'no training': (
         lambda d, t: (
-            Catalog(Index.load(d / 'good').cat.frame.assign(split='corpus')).save(t / 'catalog.parquet')
+            Catalog(Index.load(d / 'good').cat.frame.assign(split='gallery')).save(t / 'catalog.parquet')
             and dict(train=t)
         ),
         "split 'train'",
@@ -506,7 +506,7 @@ DAMAGED = [
 ]
 KIND = dict.fromkeys(DAMAGED, DamagedError)  # all others are InputError
 KIND |= dict.fromkeys(['run of others', 'qrels of others', 'all wrong'], IncompatibleError)
-KIND |= dict.fromkeys(['no such index', 'a model of another kind'], ClospError)  # settled by the index's own chapter
+KIND |= {'no such index': NotFoundError, 'a model of another kind': IncompatibleError}
 
 
 @pytest.mark.parametrize('name', BAD)
@@ -584,7 +584,7 @@ def test_evaluate_equals_dense_arrays(place):
     "`evaluate` gives what chapter 60 gives for the whole matrix of scores, sensor by sensor."
     d, cat, model = place
     rng = np.random.default_rng(0)
-    cat = cat.where(split='corpus')
+    cat = cat.where(split='gallery')
     queries = make_queries(cat)
     z, z0 = (rng.standard_normal((len(queries), 8)).astype('float32') for _ in range(2))
     t, t0 = (rng.standard_normal((len(cat), 8)).astype('float32') for _ in range(2))

@@ -38,7 +38,7 @@ def home(tmp_path_factory):
     world = build_world(d / 'world', 240, train_frac=0.3, geotiffs=0, progress=False)
     model = new_model(CLOSP_NB.change(valid_frac=0.5)).eval()
     save_model(model, d / 'model')
-    index = Index.build(model, world.where(split='corpus'), model_folder=d / 'model', progress=False)
+    index = Index.build(model, world.where(split='gallery'), model_folder=d / 'model', progress=False)
     calibrate(index, model, world.where(split='train'), progress=False).save(d / 'index')
     return d
 

@@ -1,6 +1,11 @@
-"Every benchmark in small: it runs as the long one does, its checks hold, and its last line can be read. Speed itself is not judged here, but for one that is plain on any machine."
+"""Every benchmark in small: it runs as the long one does, its checks hold, and its last line can be read.
 
-import re, subprocess, sys
+Speed itself is not judged here, but for one that is plain on any machine.
+"""
+
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 
@@ -78,7 +83,8 @@ def test_search(tmp_path):
 def test_training_steps_agree():
     "The quick variants begin with the loss of the plain one."
     said = bench(
-        code="import bench_train as b\nr, first = b.measure(batch_size=4, encoder='tiny', rounds=1, min_seconds=.02)\nprint(first['text read once'], first['+ channels last'], first['+ bf16'], r)"
+        code="import bench_train as b\nr, first = b.measure(batch_size=4, encoder='tiny', rounds=1, min_seconds=.02)\n"
+        "print(first['text read once'], first['+ channels last'], first['+ bf16'], r)"
     )
     plain, last, half, r = map(float, said.splitlines()[-1].split())
     assert abs(plain - last) < 1e-3 and abs(plain - half) < 0.1 and r > 0, said
@@ -87,7 +93,8 @@ def test_training_steps_agree():
 
 def test_embedding_in_bf16_agrees():
     said = bench(
-        code="import bench_embed as b\nr, near = b.measure('tiny', batch_size=8, rounds=1, min_seconds=.02, peak=1e12)\nprint(r, float(near))"
+        code="import bench_embed as b\n"
+        "r, near = b.measure('tiny', batch_size=8, rounds=1, min_seconds=.02, peak=1e12)\nprint(r, float(near))"
     )
     r, near = map(float, said.splitlines()[-1].split())
     assert near > 0.995 and r > 0, said

@@ -1,6 +1,8 @@
 "What tools say of the code: ruff, its formatter, mypy and codespell, each as pyproject.toml asks."
 
-import json, subprocess, sys
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,6 +1,15 @@
 "The promises that hold the house together. Each failure says how to mend it; CONTRIBUTING.md says why."
 
-import ast, json, os, re, runpy, shutil, subprocess, sys, time, types
+import ast
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+import types
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -92,7 +101,7 @@ def ours(names):
 
 
 def lines(source):
-    return [l for l in source.splitlines() if l.strip() and not l.strip().startswith('#')]
+    return [s for s in source.splitlines() if s.strip() and not s.strip().startswith('#')]
 
 
 # ---- rule 1: a notebook imports only lower numbers; a part only lower parts
@@ -170,9 +179,10 @@ def test_public_face():
     names = ast.literal_eval(out)
     rooms = {m for m in MODULES if '.' not in m} | {f for f in PARTS.values() if f}
     assert rooms <= set(names) and 20 <= len(set(names) - rooms) <= 30, names
-    homes = f'import closp_nb\nfor n in {sorted(set(names) - rooms)}:\n    print(n, getattr(getattr(closp_nb, n), "__module__", ""))'
+    some = sorted(set(names) - rooms)
+    homes = f'import closp_nb\nfor n in {some}: print(n, getattr(getattr(closp_nb, n), "__module__", ""))'
     rc, out, _ = python('-W', 'ignore', '-c', homes)
-    assert rc == 0 and all(l.split()[-1].startswith('closp_nb') for l in out.splitlines() if ' ' in l), out
+    assert rc == 0 and all(s.split()[-1].startswith('closp_nb') for s in out.splitlines() if ' ' in s), out
 
 
 def test_tests_have_tests():
@@ -304,7 +314,8 @@ def test_training_and_search_never_meet(a, b):
 def test_page_starts_with_its_promise(book):
     first = book.cells[0]
     assert first['cell_type'] == 'markdown' and re.fullmatch(r'# [^\n]+\n+> [^\n]+\n*', first['source']), (
-        f'{book}: the first cell holds only "# Noun" and "> one-line promise"; move the rest to the second cell (nbdev drops it otherwise)'
+        f'{book}: the first cell holds only "# Noun" and "> one-line promise"; '
+        'move the rest to the second cell (nbdev drops it otherwise)'
     )
 
 
@@ -377,7 +388,10 @@ def fresh(tmp_path_factory):
     (tmp / 'closp_nb').mkdir()
     if (LIB / '__init__.py').exists():
         shutil.copy(LIB / '__init__.py', tmp / 'closp_nb')
-    code = 'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export.__wrapped__(); nbdev_clean.__wrapped__()'
+    code = (
+        'from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; '
+        'nbdev_export.__wrapped__(); nbdev_clean.__wrapped__()'
+    )
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}  # nbdev exports nothing when it is set
     p = subprocess.run([sys.executable, '-c', code], cwd=tmp, env=env, capture_output=True, text=True, timeout=300)
     assert p.returncode == 0 and 'Failed to clean' not in p.stderr, (
@@ -387,7 +401,9 @@ def fresh(tmp_path_factory):
 
 
 def test_export_is_current(fresh):
-    read = lambda d: {p.relative_to(d).as_posix(): p.read_text(encoding='utf-8') for p in d.rglob('*.py')}
+    def read(d):
+        return {p.relative_to(d).as_posix(): p.read_text(encoding='utf-8') for p in d.rglob('*.py')}
+
     here, new = read(LIB), read(fresh / 'closp_nb')
     assert not here.keys() - new.keys(), (
         f'no notebook exports closp_nb/{sorted(here.keys() - new.keys())}; remove it or bring its notebook back'
@@ -411,7 +427,9 @@ def test_readme_is_current():
 
 
 def test_readme_writer(tmp_path):
-    cell = lambda src, kind='code', **o: dict(cell_type=kind, source=src, outputs=[o] if o else [])
+    def cell(src, kind='code', **o):
+        return dict(cell_type=kind, source=src, outputs=[o] if o else [])
+
     cells = [
         cell('# T\n\n> P', 'markdown'),
         cell(
@@ -426,7 +444,8 @@ def test_readme_writer(tmp_path):
     (tmp_path / 'i.ipynb').write_text(json.dumps(dict(cells=cells)))
     assert readme.render(tmp_path / 'i.ipynb') == readme.HEAD + (
         '\n\n# T\n\n> P\n\n![x](nbs/images/a.jpg) [c](C.md#d) [w](https://e.org) [h](#t)\n'
-        '```bash\ncat [a](b)\n```\n`[a](b)`\n\n```\nshown\ntwice\n```\n\n```python\n1+1\n```\n\n```\n2\n```\n\n```python\nx = 1\n```\n'
+        '```bash\ncat [a](b)\n```\n`[a](b)`\n\n```\nshown\ntwice\n```\n\n'
+        '```python\n1+1\n```\n\n```\n2\n```\n\n```python\nx = 1\n```\n'
     )
 
 
@@ -441,7 +460,8 @@ def test_readme_starts_with_two_shell_blocks():
     blocks = re.findall(r'^```([^\n`]*)\n(.*?)^```', readme.README.read_text(encoding='utf-8'), flags=re.M | re.S)
     langs = [lang.strip() for lang, _ in blocks]
     assert langs[:2] == ['bash', 'bash'] and langs.count('bash') == 2, (
-        f'README.md starts with two bash blocks (use it; work on it) and has no others; it has {langs[:4]}...: mend nbs/index.ipynb'
+        f'README.md starts with two bash blocks (use it; work on it) and has no others; '
+        f'it has {langs[:4]}...: mend nbs/index.ipynb'
     )
     p = subprocess.run(['bash', '.ci/run', '--show'], cwd=ROOT, capture_output=True, text=True)
     assert p.returncode == 0 and p.stdout.strip() == blocks[1][1].strip(), (
@@ -539,7 +559,8 @@ def test_public_things_have_one_line_docstrings(path):
     ]
     bad = [o.name for o in things if '\n' in (ast.get_docstring(o) or '\n')]
     assert not bad, (
-        f'{path.name}: {bad} lack a docstring of one line; say what it does in the notebook, and tell about parameters in comments behind them'
+        f'{path.name}: {bad} lack a docstring of one line; '
+        'say what it does in the notebook, and tell about parameters in comments behind them'
     )
 
 

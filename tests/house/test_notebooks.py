@@ -1,6 +1,11 @@
-"Every notebook runs from top to bottom, in its own process, through nbdev's runner, in time, and leaves the tree clean."
+"Every notebook runs from top to bottom, in its own process, through nbdev's runner, and leaves the tree clean."
 
-import json, os, re, subprocess, sys, tempfile
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,7 +28,10 @@ def git_status(
     root,  # of the checkout
 ):  # what `git status` lists as changed or new, sorted; None where `root` is no git checkout
     "What git thinks of the tree."
-    git = lambda *args: subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
+
+    def git(*args):
+        return subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True)
+
     try:
         top = git('rev-parse', '--show-toplevel')
     except FileNotFoundError:
@@ -70,7 +78,8 @@ def run_book(
             )
         except subprocess.TimeoutExpired:
             raise AssertionError(
-                f"{book.name} did not end within {timeout} s; shrink its slow cells when os.environ.get('IN_TEST') is set"
+                f"{book.name} did not end within {timeout} s; "
+                "shrink its slow cells when os.environ.get('IN_TEST') is set"
             ) from None
         ok, seconds = json.loads(out.read_text()) if out.exists() else (False, 0)
     assert ok, (
@@ -111,13 +120,15 @@ def small(tmp_path):
     (tmp_path / 'nbs').mkdir()
 
     def make(code):
-        cell = lambda i, kind, src: dict(
-            id=f'c{i}',
-            cell_type=kind,
-            metadata={},
-            source=src,
-            **({'outputs': [], 'execution_count': None} if kind == 'code' else {}),
-        )
+        def cell(i, kind, src):
+            return dict(
+                id=f'c{i}',
+                cell_type=kind,
+                metadata={},
+                source=src,
+                **({'outputs': [], 'execution_count': None} if kind == 'code' else {}),
+            )
+
         cells = [
             cell(0, 'markdown', '# Small\n\n> A test of the test.'),
             cell(1, 'code', 'a = 1'),

@@ -1,6 +1,9 @@
-"What is uploaded: a wheel and a source archive that build, hold what they should and nothing else, and a search side that needs no training library."
+"What is uploaded: a wheel and a source archive that hold what they should, and search without a training library."
 
-import subprocess, sys, tarfile, zipfile
+import subprocess
+import sys
+import tarfile
+import zipfile
 from configparser import ConfigParser
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +77,8 @@ def test_search_needs_no_training_library(tmp_path):
     code = f'''
 import sys
 for n in (
-    'fastai', 'fastcore.all', 'accelerate', 'seaborn', 'ipywidgets', 'ipyleaflet', 'voila', 'nbdev', 'dask', 'distributed'
+    'fastai', 'fastcore.all', 'accelerate', 'seaborn', 'ipywidgets', 'ipyleaflet', 'voila', 'nbdev',
+    'dask', 'distributed'
 ):
     sys.modules[n] = None
 from pathlib import Path
@@ -121,5 +125,8 @@ def test_citation_is_of_this_version():
 def test_the_demo_is_the_sum_of_what_it_needs():
     ini = ConfigParser(delimiters=['='], interpolation=None)
     ini.read(ROOT / 'settings.ini', encoding='utf-8')
-    extra = lambda k: set(ini['DEFAULT'][f'{k}_requirements'].split())
+
+    def extra(k):
+        return set(ini['DEFAULT'][f'{k}_requirements'].split())
+
     assert extra('demo') == extra('text') | extra('train') | extra('samples')

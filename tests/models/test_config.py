@@ -1,6 +1,9 @@
 "Recipes are checked where they are made; folders of other versions are refused in one line."
 
-import json, os, subprocess, sys
+import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 

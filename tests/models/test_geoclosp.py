@@ -1,4 +1,4 @@
-"Oracles for places: SciPy and SymPy for the harmonics, quadrature, gradients, wrong coordinates, the place tower's weights, GeoCLOSP beside CLOSP."
+"Places: harmonics beside SciPy and SymPy, quadrature, gradients, wrong coordinates, weights, GeoCLOSP beside CLOSP."
 
 import math
 
@@ -11,7 +11,7 @@ from scipy.special import sph_harm_y
 from closp_nb.models.config import CLOSP_NB, PAPER
 from closp_nb.models.closp import closp_losses, new_model
 from closp_nb.models.folder import fingerprint, load_model, save_model
-from closp_nb.core import InputError
+from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.models.geoclosp import (
     GeoCLOSP,
     LOCATION_ENCODERS,
@@ -42,10 +42,12 @@ def somewhere(n, seed=0):
 def judge(lonlat, degree):
     "SciPy's complex harmonics, made real."
     phi, theta = np.radians(lonlat.numpy().T + [[180], [90]])
-    one = lambda l, m, y: y.real if m == 0 else 2**0.5 * (-1) ** m * (y.imag if m < 0 else y.real)
-    return torch.tensor(
-        np.stack([one(l, m, sph_harm_y(l, abs(m), theta, phi)) for l in range(degree) for m in range(-l, l + 1)], 1)
-    )
+
+    def one(n, m):
+        y = sph_harm_y(n, abs(m), theta, phi)
+        return y.real if m == 0 else 2**0.5 * (-1) ** m * (y.imag if m < 0 else y.real)
+
+    return torch.tensor(np.stack([one(n, m) for n in range(degree) for m in range(-n, n + 1)], 1))
 
 
 # ---- harmonics
@@ -64,21 +66,21 @@ def test_harmonics_are_scipys(degree):
 
 
 def test_harmonics_are_satclips_formula():
-    "The generator of SatCLIP's closed forms, with its sign and its parentheses, evaluated by SymPy: equal but for pi on m = 0."
+    "The generator of SatCLIP's closed forms, evaluated by SymPy: equal but for pi on m = 0."
     sp = pytest.importorskip('sympy')
     lonlat = somewhere(4, 3)
     ours = spherical_harmonics(lonlat, 6)
     for (phi, theta), row in zip(torch.deg2rad(lonlat + torch.tensor([180.0, 90.0])).tolist(), ours.tolist()):
-        for l in range(6):
-            for m in range(-l, l + 1):
-                p, a = float(sp.assoc_legendre(l, abs(m), sp.Float(math.cos(theta), 30))), abs(m)
-                norm = math.sqrt((2 * l + 1) / (4 * math.pi) * math.factorial(l - a) / math.factorial(l + a))
+        for n in range(6):
+            for m in range(-n, n + 1):
+                p, a = float(sp.assoc_legendre(n, abs(m), sp.Float(math.cos(theta), 30))), abs(m)
+                norm = math.sqrt((2 * n + 1) / (4 * math.pi) * math.factorial(n - a) / math.factorial(n + a))
                 theirs = (
-                    math.sqrt((2 * l + 1) / 4 * math.pi) * p
+                    math.sqrt((2 * n + 1) / 4 * math.pi) * p
                     if m == 0
                     else (-1) ** m * 2**0.5 * norm * p * (math.sin(a * phi) if m < 0 else math.cos(a * phi))
                 )
-                assert theirs == pytest.approx(row[l * l + l + m] * (math.pi if m == 0 else 1), abs=1e-12)
+                assert theirs == pytest.approx(row[n * n + n + m] * (math.pi if m == 0 else 1), abs=1e-12)
 
 
 @pytest.mark.parametrize('degree', [4, 10])
@@ -134,7 +136,7 @@ def test_checked_coordinates_stay_the_tensor_they_were():
     assert _checked_lonlat(x, missing=True) is x
 
 
-# ---- towers
+# ---- location encoders
 
 
 def test_siren_starts_as_it_should():
@@ -150,7 +152,7 @@ def test_siren_starts_as_it_should():
 
 
 @pytest.mark.parametrize('name,degree,dim', [('satclip_l10', 10, 256), ('satclip_l40', 40, 256), ('tiny', 10, 64)])
-def test_towers(name, degree, dim):
+def test_location_encoders(name, degree, dim):
     t = location_encoder(name).eval()
     assert (t.degree, t.dim) == (degree, dim) and t(EDGES).shape == (len(EDGES), dim) and t(EDGES).isfinite().all()
     torch.testing.assert_close(t(EDGES.float()), t(EDGES.float().double()))
@@ -167,7 +169,7 @@ def test_dropout_only_in_training():
     assert torch.equal(t(EDGES), t(EDGES))
 
 
-def test_unknown_tower():
+def test_unknown_location_encoder():
     with pytest.raises(InputError, match=', '.join(LOCATION_ENCODERS)):
         location_encoder('satclip')
 
@@ -189,23 +191,23 @@ class Trap:
 
 
 @pytest.mark.parametrize(
-    'content,mend',
+    'content,error,mend',
     [
-        ({'state_dict': {'fc.weight': torch.zeros(2)}}, 'holds no place tower'),
-        (torch.zeros(3), 'not weights by name'),
-        (Trap(), 'cannot be read as plain weights'),
-        (LocationEncoder(5, 8).state_dict(), 'has 5 degrees, satclip_l10 has 10'),
+        ({'state_dict': {'fc.weight': torch.zeros(2)}}, IncompatibleError, 'holds no location encoder'),
+        (torch.zeros(3), IncompatibleError, 'not weights by name'),
+        (Trap(), IncompatibleError, 'cannot be read as plain weights'),
+        (LocationEncoder(5, 8).state_dict(), IncompatibleError, 'has 5 degrees, satclip_l10 has 10'),
     ],
 )
-def test_refuses_other_files(tmp_path, content, mend):
+def test_refuses_other_files(tmp_path, content, error, mend):
     torch.save(content, tmp_path / 'c.ckpt')
-    with pytest.raises(InputError, match=mend):
+    with pytest.raises(error, match=mend):
         location_encoder('satclip_l10', tmp_path / 'c.ckpt')
     (tmp_path / 'c.ckpt').write_bytes(b'junk')
-    with pytest.raises(InputError, match='plain weights'):
+    with pytest.raises(DamagedError, match='plain weights'):
         location_encoder('satclip_l10', tmp_path / 'c.ckpt')
     for path in (tmp_path, tmp_path / 'none'):
-        with pytest.raises(InputError, match='cannot be opened'):
+        with pytest.raises(NotFoundError, match='cannot be opened'):
             location_encoder('satclip_l10', path)
 
 
@@ -311,10 +313,10 @@ def test_wrong_places_are_told(pair, batch):
         )
 
 
-@pytest.mark.parametrize('place', [None, 'satclip_l40'])
-def test_model_folder(tmp_path, place, batch):
+@pytest.mark.parametrize('name', [None, 'satclip_l40'])
+def test_model_folder(tmp_path, name, batch):
     torch.manual_seed(3)
-    geo = GeoCLOSP.around(new_model(SMALL).eval(), place and location_encoder(place).eval())
+    geo = GeoCLOSP.around(new_model(SMALL).eval(), name and location_encoder(name).eval())
     save_model(geo, tmp_path / 'm')
     again = load_model(tmp_path / 'm')
     assert (

@@ -109,7 +109,7 @@ def test_recipe_checks_them_too():
         with pytest.raises(InputError):
             CLOSP_NB.change(**wrong)
     for flips in FLIPS:
-        assert CLOSP_NB.change(flips=flips).views['flips'] == flips
+        assert CLOSP_NB.change(flips=flips).data.augmentation['flips'] == flips
 
 
 def test_loader_hands_them_on(tmp_path):
@@ -117,12 +117,16 @@ def test_loader_hands_them_on(tmp_path):
     radar = cat.where(sensor='s1')
     plain, still, moved = (
         TileDataset(radar),
-        TileDataset(radar, True, augmentation=CLOSP_NB.change(flips='none', speckle=0.0, radiometric_jitter=0.0).views),
+        TileDataset(
+            radar,
+            True,
+            augmentation=CLOSP_NB.change(flips='none', speckle=0.0, radiometric_jitter=0.0).data.augmentation,
+        ),
         TileDataset(radar, True),
     )
     assert (plain[0]['pixels'] == still[0]['pixels']).all() and not (plain[0]['pixels'] == moved[0]['pixels']).all()
     assert {
-        d.views['flips']
+        d.augmentation['flips']
         for d in train_loader(cat, 4, train=True, augmentation=PAPER.data.augmentation).dataset.sets.values()
     } == {'flips'}
     close_corpora()

@@ -1,6 +1,7 @@
-"Oracles for the losses: loops over pairs, CLIP's open form, SigLIP's signs, SupCon's positives, counted batches, and the formulas of before."
+"Losses beside loops over pairs, CLIP's formula, SigLIP's signs, SupCon's positives, and batches that are counted."
 
-import itertools, math
+import itertools
+import math
 
 import numpy as np
 import pytest
@@ -172,7 +173,10 @@ def test_nothing_is_below_the_floor(n, scale):
 def test_sigmoid_is_the_loop(b, kind, scale, bias):
     u, v, y = b
     M, total = matches(y, kind), 0.0
-    soft = lambda x: max(x, 0) + math.log1p(math.exp(-abs(x)))
+
+    def soft(x):
+        return max(x, 0) + math.log1p(math.exp(-abs(x)))
+
     for i, j in itertools.product(range(len(u)), repeat=2):
         x = scale * float(u[i] @ v[j]) + bias
         total += float(M[i, j]) * soft(-x) + (1 - float(M[i, j])) * soft(x)
@@ -333,20 +337,20 @@ def counted(captions, y, bs):
 @given(st.lists(st.lists(st.sampled_from(LABELS[:4]), max_size=3, unique=True), min_size=2, max_size=8), st.data())
 @settings(max_examples=40, deadline=None)
 def test_collisions_count_all_batches(labels, data):
-    labels = [sorted(l) for l in labels]
-    captions, bs = ['. '.join(l) for l in labels], data.draw(st.integers(2, len(labels)))
+    labels = [sorted(names) for names in labels]
+    captions, bs = ['. '.join(names) for names in labels], data.draw(st.integers(2, len(labels)))
     r = false_negative_rates(captions, labels, bs, draws=0)
     assert r.index.tolist() == [bs]
     np.testing.assert_allclose(
         r.xs('exact', axis=1, level=1).to_numpy()[0], counted(captions, multihot(labels), bs), atol=1e-12
     )
-    assert r.xs('drawn', axis=1, level=1).isna().all(None)
+    assert r.xs('drawn', axis=1, level=1).isna().all(axis=None)
 
 
 def test_collisions_draws_agree():
     rng = np.random.default_rng(0)
     labels = [[LABELS[i] for i in sorted(rng.choice(6, rng.integers(1, 3), replace=False))] for _ in range(300)]
-    captions = ['. '.join(l) for l in labels]
+    captions = ['. '.join(names) for names in labels]
     r = false_negative_rates(captions, labels, (8, 64), draws=1000)
     np.testing.assert_allclose(r.xs('exact', axis=1, level=1), r.xs('drawn', axis=1, level=1), atol=0.01)
     assert r.equals(false_negative_rates(captions, multihot(labels), (8, 64), draws=1000)) and not r.equals(

@@ -61,9 +61,7 @@ def test_killed_and_called_again(home, tmp_path):
     d, out, kept = home[0], tmp_path / 'vectors', {}
     start_parts(d / 'world', d / 'model', out, PART)
     for left in (35, 20):
-        p = start(
-            '-m', 'closp_nb.cli.main', 'embed', d / 'world', '--model', d / 'model', '--out', out, '--part', PART
-        )
+        p = start('-m', 'closp_nb.cli.main', 'embed', d / 'world', '--model', d / 'model', '--out', out, '--part', PART)
         wait_for(lambda: len(missing_parts(out)) <= left or p.poll() is not None)
         p.send_signal(signal.SIGKILL)
         p.wait()

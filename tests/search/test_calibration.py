@@ -30,7 +30,7 @@ def made(tmp_path_factory):
     world = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
     model = new_model(CLOSP_NB.change(text_encoder='tiny', valid_frac=0.4)).eval()
     save_model(model, d / 'model')
-    corpus, train = (world.where(split=s) for s in ('corpus', 'train'))
+    corpus, train = (world.where(split=s) for s in ('gallery', 'train'))
     Index.build(model, corpus, model_folder=d / 'model', progress=False).save(d / 'index')
     return d, model, corpus, train
 

@@ -59,7 +59,7 @@ def small_index(n, dim, rng):
                 path='',
                 key='',
                 source='',
-                split='corpus',
+                split='gallery',
                 lon=0.0,
                 lat=0.0,
                 time='',

@@ -228,7 +228,7 @@ def test_work_is_done_there(cat):
 
 def test_searches(cat, tmp_path):
     model, _ = train(cat, QUICK, progress=False)
-    corpus = cat.where(split='corpus')
+    corpus = cat.where(split='gallery')
     save_model(model, tmp_path / 'model')
     Index.build(model, corpus, model_folder=tmp_path / 'model', progress=False).save(tmp_path / 'index')
     ask = Searcher.load(tmp_path / 'index')

@@ -162,8 +162,8 @@ def test_freezing_needs_pretrained_layers():
 def test_refused(cat):
     f = cat.frame
     for frame, say in [
-        (f.assign(split='corpus'), 'too few'),
-        (f.assign(split=['corpus' if s == 's2' else 'train' for s in f.sensor]), 'Sentinel-2'),
+        (f.assign(split='gallery'), 'too few'),
+        (f.assign(split=['gallery' if s == 's2' else 'train' for s in f.sensor]), 'Sentinel-2'),
         (f.assign(split='train', caption='water', labels=[['water']] * len(f)), 'one caption'),
     ]:
         with pytest.raises(InputError, match=say) as e:
