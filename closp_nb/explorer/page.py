@@ -299,7 +299,10 @@ class AnswerPage:
 
     def set_area(self, area: Area | None):
         "Make a box a condition of the next question, or none."
-        if area is None and self.form.area is not None:
+        if area is not None:
+            west, south, east, north = map(float, area)
+            area = (west, south, east, north)
+        elif self.form.area is not None:
             self.view.map.draw_area(None)
         self.form.area = area
 
