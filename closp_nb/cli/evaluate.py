@@ -9,7 +9,7 @@ __all__ = ['NEEDED', 'evaluate_command', 'compare_command']
 from datetime import date
 from pathlib import Path
 from .. import __version__
-from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
+from ..core import DamagedError, IncompatibleError, InputError, NotFoundError
 from ..core import atomic_write, check_disjoint, check_writable
 
 # %% ../../nbs/8_commands/84_evaluate.ipynb #523fc6f5

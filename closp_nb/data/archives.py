@@ -18,7 +18,6 @@ import pandas as pd
 import h5py
 import hdf5plugin  # noqa: F401, unpacks CaBuAr's BZip2
 import pyarrow as pa
-import rasterio
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import from_bounds, Window

@@ -61,7 +61,7 @@ def make_queries(
     singles = [(label,) for i, label in enumerate(LABELS) if both[i, i]]
     count = {(LABELS[i], LABELS[j]): int(both[i, j]) for i, j in combinations(range(len(LABELS)), 2)}
     common = sorted((p for p in count if count[p] > 1), key=lambda p: (-count[p], p))[:pairs]
-    rows = [(caption(q), q, 'label', np.nan, np.nan, np.nan) for q in singles]
+    rows: list[tuple] = [(caption(q), q, 'label', np.nan, np.nan, np.nan) for q in singles]
     rows += [(caption(q), q, 'pair', np.nan, np.nan, np.nan) for q in common]
     for label, lon, lat in _places(cat, places, km) if places else ():
         rows.append((f'{label} around {say_place((lon, lat))}', (label,), 'place', lon, lat, km))

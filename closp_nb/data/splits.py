@@ -171,7 +171,7 @@ class Leaks:
     "Say what the training side and the gallery of a catalog have in common."
 
     km: np.ndarray  # (gallery tiles,) to the nearest training tile; NaN without a place
-    # hash, id_train, id_gallery: a row for each gallery tile whose pixels are in training, and the first such tile there
+    # hash, id_train, id_gallery: a row per gallery tile whose pixels are in training, and the first such tile there
     twins: pd.DataFrame
     events: pd.DataFrame  # train, gallery: tiles of each event that is on both sides
     inside: dict  # 'train', 'gallery' -> tiles whose pixels an earlier tile of the same side has already

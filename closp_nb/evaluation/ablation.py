@@ -202,7 +202,8 @@ def draw_ladder(
     for ax, g in zip(axs, galleries):
         t = table[table.gallery == g].set_index('recipe').reindex(names)
         y = np.arange(len(names))
-        ax.errorbar(t.value, y, xerr=[t.value - t.low, t.high - t.value], fmt='o', color='#0173b2', capsize=2, ms=4)
+        ends = [(t.value - t.low).clip(lower=0), (t.high - t.value).clip(lower=0)]
+        ax.errorbar(t.value, y, xerr=ends, fmt='o', color='#0173b2', capsize=2, ms=4)
         ax.axvline(t.random.iloc[0], color='.6', ls=':')
         ax.set(title=g, xlim=(0, 1), yticks=y, yticklabels=names)
         ax.tick_params(labelsize=7)

@@ -290,7 +290,8 @@ def draw_gains(
         for i, (group, (colour, mark)) in enumerate(look.items()):
             g = p[p.group == group].set_index('recipe').reindex(names)
             style = dict(fmt=mark, color=colour, capsize=2, ms=4, lw=1, label=group)
-            ax.errorbar(g.gain, y + 0.2 * (i - 1), xerr=[g.gain - g.gain_low, g.gain_high - g.gain], **style)
+            ends = [(g.gain - g.gain_low).clip(lower=0), (g.gain_high - g.gain).clip(lower=0)]
+            ax.errorbar(g.gain, y + 0.2 * (i - 1), xerr=ends, **style)
         ax.axvline(0, color='.6', ls=':')
         ax.set_title(split if region == 'all' else f'{split}: {region}', fontsize=9)
         ax.set(yticks=y, yticklabels=names)

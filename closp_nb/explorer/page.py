@@ -291,7 +291,6 @@ class AnswerPage:
         self.view.say(f'{hits.query}: {len(hits)} hits' + (f'. {hits.note}' if hits.note else ''))
         self.view.map.show_hits(hits)
 
-    @_reported
     def show_page(self):
         "Show the page of hits that is open."
         if self.session.step is not None:
@@ -300,7 +299,10 @@ class AnswerPage:
 
     def set_area(self, area: Area | None):
         "Make a box a condition of the next question, or none."
-        if area is None and self.form.area is not None:
+        if area is not None:
+            west, south, east, north = map(float, area)
+            area = (west, south, east, north)
+        elif self.form.area is not None:
             self.view.map.draw_area(None)
         self.form.area = area
 
@@ -343,7 +345,7 @@ class Explorer(AnswerPage):
         ):
             button.on_click(lambda _, action=action: action())
         f.on_change(lambda: self.search() if f.text.value.strip() else None, f.text)
-        f.on_change(self.show_page, f.recipe)
+        f.on_change(lambda: self.turn_page(0), f.recipe)
         f.on_change(lambda: self.set_area(None), f.lon, f.lat)
 
     @_reported

@@ -45,7 +45,7 @@ def augment(
     if flips == 'flips':
         x = x[:, :: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
     if flips == 'dihedral':
-        x = np.rot90(x[:, :, ::-1] if rng.random() < 0.5 else x, rng.integers(4), axes=(1, 2))
+        x = np.rot90(x[:, :, ::-1] if rng.random() < 0.5 else x, int(rng.integers(4)), axes=(1, 2))
     if s.unit == 'reflectance':
         gain = np.exp(radiometric_jitter * (rng.normal(0, 0.12) + rng.normal(0, 0.05, len(x))))
         haze = radiometric_jitter * abs(rng.normal(0, 0.015))

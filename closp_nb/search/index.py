@@ -11,6 +11,7 @@ import json
 import os
 import time
 import zipfile
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 import numpy as np
@@ -363,8 +364,8 @@ class Index(BaseIndex):
 class MultiIndex(BaseIndex):
     "Ask several indexes of one model as one; rows are counted through."
 
-    def __init__(self, parts):  # of `Index`; raises an error if there is none, or if they are of different models
-        self.parts: list[Index] = list(parts)
+    def __init__(self, parts: Iterable[Index]):  # at least one, all of one model
+        self.parts = list(parts)
         if not self.parts:
             raise InputError('there is no index; name at least one')
         made = [p.about['fingerprint'] for p in self.parts]
@@ -423,7 +424,7 @@ class MultiIndex(BaseIndex):
 def open_index(
     where,  # an index folder, a folder of index folders, or a list of index folders
 ) -> BaseIndex:  # an Index or a MultiIndex
-    "Open one index, or several as one; refuse what is missing or damaged, and different models."
+    "Open one index, or several as one; refuse missing or damaged folders, and different models."
     if isinstance(where, (list, tuple)):
         return MultiIndex(map(Index.load, where))
     if (Path(where) / 'index.json').exists():

@@ -8,7 +8,7 @@ __all__ = ['OOD_THRESHOLD', 'ROCCHIO', 'WITHOUT_WEIGHT', 'named_sensor', 'QueryE
 # %% ../../nbs/5_search/56_searcher.ipynb #cce1d6a8
 import re
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
 import numpy as np
@@ -233,30 +233,22 @@ def _describe(texts, like, unlike, without):
     return said + ''.join(f' - {t}' for t in without)
 
 # %% ../../nbs/5_search/56_searcher.ipynb #bf9fcde4
-def _centred(ask, text, k, where):
-    "Answer a query sensor by sensor, with each sensor's mean score taken off."
-    if where.get('sensor'):
-        raise InputError('one sensor alone needs no centring; ask with search_text')
-    z, sensors, parts = ask.text_vector(text), ask.index.cat.table.sensor.to_numpy(), []
-    for s in sorted(set(sensors)):
-        rows = np.flatnonzero(sensors == s)
-        some = rows[:: -(-len(rows) // 20_000)]  # twenty thousand tiles at most
-        hits = _answer(ask.index, z, k, text, where | {'sensor': s})
-        parts.append(hits.frame.assign(score=hits.frame.score - np.float32(ask.index.vectors(some).mean(0) @ z)))
-    f = pd.concat(parts, ignore_index=True).sort_values('score', ascending=False, kind='stable').head(k)
-    return Hits(f.assign(rank=range(1, len(f) + 1)), f'{text} [centred]', hits.about, ask.ood_warning(text))
+@lru_cache(4)
+def _sensor_means(index):
+    "Return the mean vector of each sensor, of twenty thousand tiles at most."
+    sensors = index.cat.table.sensor.to_numpy()
+    rows = {s: np.flatnonzero(sensors == s) for s in sorted(set(sensors))}
+    return {s: index.vectors(r[:: -(-len(r) // 20_000)]).mean(0) for s, r in rows.items()}
 
-# %% ../../nbs/5_search/56_searcher.ipynb #bf9fcde4
+
 def _centred(ask, text, k, where):
     "Answer a query sensor by sensor, with each sensor's mean score taken off."
     if where.get('sensor'):
         raise InputError('one sensor alone needs no centring; ask with search_text')
-    z, sensors, parts = ask.text_vector(text), ask.index.cat.table.sensor.to_numpy(), []
-    for s in sorted(set(sensors)):
-        rows = np.flatnonzero(sensors == s)
-        some = rows[:: -(-len(rows) // 20_000)]  # twenty thousand tiles at most
+    z, parts = ask.text_vector(text), []
+    for s, mean in _sensor_means(ask.index).items():
         hits = _answer(ask.index, z, k, text, where | {'sensor': s})
-        parts.append(hits.frame.assign(score=hits.frame.score - np.float32(ask.index.vectors(some).mean(0) @ z)))
+        parts.append(hits.frame.assign(score=hits.frame.score - np.float32(mean @ z)))
     f = pd.concat(parts, ignore_index=True).sort_values('score', ascending=False, kind='stable').head(k)
     return Hits(f.assign(rank=range(1, len(f) + 1)), f'{text} [centred]', hits.about, ask.ood_warning(text))
 
@@ -294,8 +286,10 @@ class Searcher(QueryEncoder):
         **kwargs,
     ) -> Hits:
         "Find tiles by words, example and place together, any two or all three."
-        rest, where = (text, kwargs) if text is None else _split_sensor(text, kwargs)
-        parts = {} if text is None else {text: lambda: self.text_vector(rest)}
+        parts, where = {}, kwargs
+        if text is not None:
+            rest, where = _split_sensor(text, kwargs)
+            parts[text] = lambda: self.text_vector(rest)
         if tile is not None:
             parts[_like(tile)] = lambda: self.tile_vector(tile)
         if location is not None:

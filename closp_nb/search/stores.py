@@ -261,7 +261,7 @@ class SQ8Store(ExactStore):
         return topk(self.z, q, k, np.sort(self.search_codes(q, max(k, 100), rows)[1]))
 
     def edit(self, keep: np.ndarray, more: np.ndarray) -> 'SQ8Store':
-        "Make a store of some rows and more vectors; what was coded before stays as it is."
+        "Make a store of some rows and more vectors; old codes stay as they are."
         ix = _flat(self.dim)
         for i in range(0, len(keep), BLOCK):
             ix.add(self.z.codes[keep[i : i + BLOCK]].astype('f4') - 128)
@@ -321,10 +321,11 @@ class IVFStore(ExactStore):
     def search_codes(self, q: np.ndarray, k: int, rows=None) -> tuple[np.ndarray, np.ndarray, float]:
         "Return scores and rows of the best codes in the nearest lists; of other rows nothing is known."
         c, factor, shift, _ = self.quantizer.encode_query(q)
-        chosen = {} if rows is None else dict(sel=_bitmap(len(self), rows))
+        chosen: dict = {} if rows is None else dict(sel=_bitmap(len(self), rows))
         probes = int(min(self.ix.nlist, np.ceil(self.ix.nprobe * (1 if rows is None else len(self) / len(rows)))))
         while True:
-            s, r = self.ix.search(c, min(k, len(self)), params=faiss.IVFSearchParameters(nprobe=probes, **chosen))
+            options = faiss.IVFSearchParameters(**chosen, **dict(nprobe=probes))
+            s, r = self.ix.search(c, min(k, len(self)), params=options)
             if r[0, -1] >= 0 or probes == self.ix.nlist:
                 return s[0][r[0] >= 0] * factor + shift, r[0][r[0] >= 0], np.inf
             probes = min(2 * probes, self.ix.nlist)

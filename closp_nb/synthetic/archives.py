@@ -252,7 +252,8 @@ def write_sen12flood(
     stac: bool = False,  # the form of the STAC catalog instead of the two lists
 ) -> Path:  # of the folder; raises `InputError` if it is taken
     "Write a small copy of SEN12-FLOOD."
-    rng, lists = np.random.default_rng(seed), {'s1': {}, 's2': {}}
+    rng = np.random.default_rng(seed)
+    lists: dict[str, dict] = {'s1': {}, 's2': {}}
     with atomic_write(folder) as tmp:
         for i in range(n):
             seq, flood = f'{140 + i:04d}', _blob(rng, (512, 512), 0.2)

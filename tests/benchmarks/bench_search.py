@@ -1,8 +1,6 @@
-"""One question to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000.
-
-The three stores against faiss's flat index, in turns. Then a question from words to rows of the catalog, and how
-time, memory and disk grow. `--out DIR` also writes search_growth.csv and search_stores.csv.
-"""
+"""One query to 647,000 vectors of 384 numbers (a mixture of 2,000 centres), the best 1,000:
+the three stores of an index against faiss's flat one, in turns. Then a query from words to rows of the catalog,
+and how time, memory and disk grow. `--out DIR` also writes search_stores.csv and search_growth.csv."""
 
 import argparse
 import csv
@@ -113,12 +111,11 @@ def alone(n, rounds, work):
                     bytes_a_tile=size(folder) / n,
                 )
             )
-            share = (
-                f', codes read at {n * DIM / took[f"{name}, {m}"] / read:.0%} of that speed' if name != 'large' else ''
-            )
+            row, speed = rows[-1], n * DIM / took[f'{name}, {m}'] / read
             print(
-                f'{name:10s} best {m:4d}: {rows[-1]["ms"]:7.2f} ms, recall {found[name, m]:.4f}, '
-                f'{rows[-1]["bytes_a_tile"]:.0f} bytes a tile{share}',
+                f'{name:10s} best {m:4d}: {row["ms"]:7.2f} ms, recall {row["recall"]:.4f}, '
+                f'{row["bytes_a_tile"]:.0f} bytes a tile'
+                + ('' if name == 'large' else f', codes read at {speed:.0%} of that speed'),
                 flush=True,
             )
     return took['faiss flat'] / took[f'exact, {k}'], rows
@@ -151,7 +148,7 @@ def from_words(n, rounds, work, text='minilm'):
         "Each sentence is asked once: the reader remembers what it has read."
 
         def g(t):
-            getattr(ask.model.text_encoder, "read", {}).clear()
+            getattr(ask.model.text_encoder, 'read', {}).clear()
             return f(t)
 
         return g
@@ -202,18 +199,11 @@ def growth(sizes, work):
         z = mixture(work / f'z{n}.npy', n)
         np.save(work / f'q{n}.npy', probe_vectors(z, 20))
         for name in names:
-
-            def run():
-                return json.loads(
-                    subprocess.run(
-                        [sys.executable, __file__, '--grow', str(n), name, str(work)],
-                        check=True,
-                        capture_output=True,
-                        text=True,
-                    ).stdout
-                )
-
-            out.append(dict(store=name, tiles=n) | run() | run())
+            command = [sys.executable, __file__, '--grow', str(n), name, str(work)]
+            made, asked = (
+                json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(2)
+            )
+            out.append(dict(store=name, tiles=n) | made | asked)
             print(
                 ', '.join(f'{k} {v:,.4g}' if isinstance(v, float) else f'{k} {v}' for k, v in out[-1].items()),
                 flush=True,

@@ -103,7 +103,7 @@ def test_a_whole_visit(page):
     assert {f['properties']['sensor'] for f in json.loads(raw)['features']} == {'s1'}
     click(page, 'Next')
     page.wait_for_function('() => document.querySelector("figcaption b").innerText === "13"')
-    page.reload()
+    page.reload(timeout=90_000)
     page.wait_for_selector(SEARCH_LINE, timeout=90_000)
     assert 'Say what you are looking for' in page.locator('[role=status]').inner_text()
 
@@ -148,7 +148,7 @@ def test_two_sides_and_a_visit_that_opens_again(page, tmp_path):
     page.wait_for_selector('a[download="visit.json"]')
     kept = tmp_path / 'visit.json'
     kept.write_bytes(carried(page, 'a[download="visit.json"]'))
-    page.reload()
+    page.reload(timeout=90_000)
     page.wait_for_selector(SEARCH_LINE, timeout=90_000)
     upload(page, kept)
     for text in ('flooded area:', 'burned area:'):

@@ -123,7 +123,7 @@ def test_commands(made, tmp_path, capfd):
 
     assert go('index', tmp_path / 'corpus.parquet', '--model', d / 'model', '--out', at, '--store', 'compact')[0] == 0
     assert go('add', at, tmp_path / 'more.parquet')[0] == 0 and len(Index.load(at)) == len(corpus) + 5
-    refused('replace=True', 'add', at, tmp_path / 'more.parquet')
+    refused('--replace', 'add', at, tmp_path / 'more.parquet')
     assert go('add', at, tmp_path / 'more.parquet', '--replace')[0] == 0 and len(Index.load(at)) == len(corpus) + 5
     assert go('calibrate', at, d / 'world')[0] == 0
     assert go('remove', at, *train.table.id.iloc[:5])[0] == 0 and len(Index.load(at)) == len(corpus)

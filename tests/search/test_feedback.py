@@ -1,8 +1,5 @@
 "Questions of many parts, doubt, provenance, spots."
 
-import inspect
-import pydoc
-
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -11,10 +8,8 @@ import pytest
 from closp_nb import __version__
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
-from closp_nb.core import IncompatibleError, InputError, NotFoundError
+from closp_nb.core import InputError, NotFoundError
 from closp_nb.search.searcher import WITHOUT_WEIGHT
-from closp_nb.search.calibration import calibrate
-from closp_nb.search.filters import filter_mask
 from closp_nb.search.index import Index
 from closp_nb.search.hits import Hits
 from closp_nb.search.searcher import Searcher
@@ -110,27 +105,3 @@ def test_spots(ask):
         0,
     ]
     assert got.frame.folded[0] == f'{f.id[1]}; {f.id[4]}'
-
-
-CONDITIONS = ['sensor', 'bbox', 'near', 'within', 'since', 'until', 'label', 'source', 'max_cloud']
-
-
-@pytest.mark.parametrize('search', ['text', 'tile', 'location', 'mixed', 'feedback', 'centred'])
-def test_help_shows_the_conditions(search):
-    "What a search passes on is in its signature, so help and tab completion show it."
-    f = getattr(Searcher, f'search_{search}')
-    seen = inspect.signature(f).parameters
-    assert [p for p in seen if p in CONDITIONS] == CONDITIONS[search == 'centred' :]
-    assert 'kwargs' not in seen and list(inspect.signature(filter_mask).parameters)[1:] == CONDITIONS
-    assert 'max_cloud' in pydoc.render_doc(f) and 'radar passes' not in (f.__doc__ or '')
-
-
-def test_building_shows_how_to_embed():
-    for f in (Index.build, Index.add, calibrate):
-        assert {'batch_size', 'workers', 'progress', 'precision', 'device'} <= set(inspect.signature(f).parameters)
-
-
-def test_an_empty_answer_and_an_unknown_place(ask):
-    assert len(ask.search_text('crops', near=(0, -89, 1))) == 0
-    with pytest.raises(IncompatibleError, match='location encoder'):
-        ask.search_location((12.5, 41.9))

@@ -1,53 +1,27 @@
-"Losses against plain loops; the index against brute force, with and without conditions; damaged inputs."
+"The index against brute force, with and without conditions; what help says about a search."
 
-import math
-import warnings
+import inspect
+import pydoc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-
-warnings.filterwarnings('ignore', '.*torch.jit.script.*')
-import torch
-import torch.nn.functional as F
-
-from closp_nb.models.losses import contrastive, jaccard, targets_for
-from closp_nb.data.catalog import to_catalog
-from closp_nb.sensors import S1, S2, Tile
-from closp_nb.core import InputError
-from closp_nb.search.index import Index
-from closp_nb.search.stores import ExactStore
-from closp_nb.labels import LABELS, harmonize
-from closp_nb.data.rasters import band_files, read_bands, read_geotiff, write_geotiff
-from closp_nb.units import to_unit
-from closp_nb.data.hdf5 import read_corpus, write_corpus
 from shapely.geometry import Point
+
+from closp_nb.core import IncompatibleError
+from closp_nb.data.catalog import to_catalog
+from closp_nb.models.closp import new_model
+from closp_nb.models.config import CLOSP_NB
+from closp_nb.search.calibration import calibrate
+from closp_nb.search.filters import filter_mask
+from closp_nb.search.index import Index
+from closp_nb.search.searcher import Searcher
+from closp_nb.search.stores import ExactStore
+from closp_nb.synthetic.world import build_world
 
 
 def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-@given(st.integers(1, 9), st.integers(0, 10_000))
-@settings(max_examples=30, deadline=None)
-def test_losses_equal_loops(n, seed):
-    g = torch.Generator().manual_seed(seed)
-    a, b = (F.normalize(torch.randn(n, 6, generator=g, dtype=torch.float64), dim=1) for _ in range(2))
-    y = (torch.rand(n, 12, generator=g) < 0.3).double()
-    scale = 1 + 20 * torch.rand(1, generator=g).item()
-    sets = [set(np.flatnonzero(r)) for r in y.numpy()]
-    for i in range(n):
-        for j in range(n):
-            assert jaccard(y)[i, j].item() == pytest.approx(len(sets[i] & sets[j]) / max(1, len(sets[i] | sets[j])))
-    for kind in ('diagonal', 'jaccard'):
-        T, total = targets_for(y, kind).double(), 0.0
-        assert torch.allclose(T.sum(1), torch.ones(n, dtype=torch.float64), atol=1e-5)
-        for q, d in ((a, b), (b, a)):
-            for i in range(n):
-                s = [scale * float(q[i] @ d[j]) for j in range(n)]
-                norm = max(s) + math.log(sum(math.exp(v - max(s)) for v in s))
-                total -= sum(float(T[i, j]) * (s[j] - norm) for j in range(n)) / n
-        assert contrastive(a, b, scale, T).item() == pytest.approx(total / 2, rel=1e-6)
 
 
 def small_index(n, dim, rng):
@@ -90,130 +64,28 @@ def test_filtered_search_equals_brute_force(n, k, share, seed):
         assert all(len(set(r)) == len(r) for r in rows)
 
 
-def tile(s=S2, **kw):
-    rng = np.random.default_rng(0)
-    x = s.mean[:, None, None] + 0.1 * s.std[:, None, None] * rng.standard_normal((len(s.bands), 120, 120))
-    source = 'benv2s2' if s == S2 else 'benv2s1'
-    return Tile(
-        **(
-            dict(
-                id=f'{source}_0',
-                sensor=s,
-                pixels=x,
-                labels=('Mixed forest',),
-                lonlat=(11.0, 48.0),
-                time='2021-07-01',
-                crs='EPSG:32632',
-                bounds=(600_000.0, 5_300_000.0, 601_200.0, 5_301_200.0),
-            )
-            | kw
-        )
-    )
+CONDITIONS = ['sensor', 'bbox', 'near', 'within', 'since', 'until', 'label', 'source', 'max_cloud']
 
 
-@pytest.mark.parametrize(
-    'make,words',
-    [
-        (lambda d: tile(pixels=np.full((12, 120, 120), np.nan)), 'missing'),
-        (lambda d: tile(pixels=np.ones((3, 120, 120))), 'have 12 bands'),
-        (lambda d: tile(pixels=5000 * np.ones((12, 120, 120))), 'divide by 10000'),
-        (lambda d: tile(S1, pixels=400 * np.ones((2, 120, 120))), 'log10'),
-        (lambda d: tile(lonlat=(48.0, 111.0)), 'longitude comes first'),
-        (lambda d: harmonize(['Mixed forrest']), 'mixed forest'),
-        (lambda d: read_geotiff(d / 'nowhere.tif'), 'not there'),
-        (lambda d: read_geotiff(write_geotiff(tile(), d / 'a.tif'), S1), 'missing: VV, VH'),
-        (lambda d: write_geotiff(tile(), write_geotiff(tile(), d / 'b.tif')), '--force'),
-        (lambda d: write_corpus(d / 'c', [tile(id='landsat_0')]), 'known source'),
-        (lambda d: read_corpus(d / 'nowhere.h5', 'x'), 'not there'),
-    ],
-    ids=range(11),
-)
-def test_bad_input_names_the_mend(tmp_path, make, words):
-    with pytest.raises(InputError, match=words) as e:
-        make(tmp_path)
-    assert '\n' not in str(e.value)
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')], 'nothing half-written is left'
+@pytest.mark.parametrize('search', ['text', 'tile', 'location', 'mixed', 'feedback', 'centred'])
+def test_help_shows_the_conditions(search):
+    "What a search passes on is in its signature, so help and tab completion show it."
+    f = getattr(Searcher, f'search_{search}')
+    seen = inspect.signature(f).parameters
+    assert [p for p in seen if p in CONDITIONS] == CONDITIONS[search == 'centred' :]
+    assert 'kwargs' not in seen and list(inspect.signature(filter_mask).parameters)[1:] == CONDITIONS
+    assert 'max_cloud' in pydoc.render_doc(f) and 'radar passes' not in (f.__doc__ or '')
 
 
-def test_truncated_corpus(tmp_path):
-    write_corpus(tmp_path / 'corpus', [tile(), tile(S1)])
-    shard = tmp_path / 'corpus' / 'benv2s2_part1.h5'
-    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 3])
-    with pytest.raises(InputError, match='fetch'):
-        read_corpus(tmp_path / 'corpus' / 'crisislandmark.h5', 'benv2s2_0')
-    assert read_corpus(tmp_path / 'corpus' / 'crisislandmark.h5', 'benv2s1_0').sensor == S1
+def test_building_shows_how_to_embed():
+    for f in (Index.build, Index.add, calibrate):
+        assert {'batch_size', 'workers', 'progress', 'precision', 'device'} <= set(inspect.signature(f).parameters)
 
 
-def test_linear_radar_becomes_db(tmp_path):
-    power = np.random.default_rng(0).gamma(4, 0.02, (2, 120, 120)).astype('float32')
-    t = tile(S1)
-    t.pixels = power
-    t = read_geotiff(write_geotiff(t, tmp_path / 'power.tif'))
-    np.testing.assert_allclose(t.pixels, 10 * np.log10(power), atol=1e-3)
-    assert t.notes[0].startswith('linear power turned into dB')
-
-
-def test_every_label_is_known_to_itself():
-    assert harmonize(LABELS) == LABELS
-
-
-def test_two_patches_in_one_folder_are_not_mixed(tmp_path):
-    import rasterio
-
-    for p, bands in (('P1', S2.names), ('P2', S2.names[:-1])):
-        for b in bands:
-            with rasterio.open(
-                tmp_path / f'{p}_{b}.tif', 'w', driver='GTiff', count=1, height=120, width=120, dtype='uint16'
-            ) as d:
-                d.write(np.full((120, 120), 900, 'uint16'), 1)
-    with pytest.raises(InputError, match='folder of its own'):
-        read_bands(band_files(tmp_path))
-
-
-def test_nodata_of_a_new_product_is_a_gap(tmp_path):
-    x = np.full((12, 120, 120), 2000.0)
-    x[:, :10] = 0
-    y, _ = to_unit(x, S2, 1000.0)
-    assert np.isnan(y[:, :10]).all() and np.allclose(y[:, 10:], 0.1)
-
-
-def test_no_power_is_a_gap_and_power_is_not_db():
-    x = np.random.default_rng(0).gamma(4, 0.02, (2, 120, 120))
-    x[:, :20], x[0, 50, 50] = 0, -1e-4
-    y, notes = to_unit(x, S1)
-    assert np.isnan(y[:, :20]).all() and notes and np.nanmedian(y) < -5
-    with pytest.raises(InputError, match='log10'):
-        tile(S1, pixels=np.abs(x) + 0.01)
-
-
-def test_a_file_that_breaks_off_does_not_end_a_scan(tmp_path):
-    import rasterio
-    from closp_nb.data.catalog import Catalog
-
-    write_geotiff(tile(), tmp_path / 'whole.tif')
-    with rasterio.open(tmp_path / 'cut.tif', 'w', driver='GTiff', count=12, height=240, width=240, dtype='uint16') as d:
-        d.write(np.full((12, 240, 240), 900, 'uint16'))
-        d.descriptions = S2.names
-    (tmp_path / 'cut.tif').write_bytes((tmp_path / 'cut.tif').read_bytes()[:800_000])
-    (tmp_path / 'labels.csv').write_text('path,labels\nwhole.tif,Water bodies\nlost.tif,Pastures\n')
-    cat, left = Catalog.from_rasters(tmp_path, progress=False)
-    assert cat.frame.caption.tolist() == ['water'] and {p.rsplit('/', 1)[1] for p, _ in left} == {'cut.tif', 'lost.tif'}
-
-
-def test_remains_of_a_kill_are_no_obstacle(tmp_path):
-    from closp_nb.core import atomic_write
-
-    for name in ('.o.old', '.o.part', 'o'):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / 'x').write_text('x')
-    with atomic_write(tmp_path / 'o', overwrite=True) as p:
-        p.mkdir()
-        (p / 'new').write_text('new')
-    assert [f.name for f in tmp_path.iterdir()] == ['o'] and [f.name for f in (tmp_path / 'o').iterdir()] == ['new']
-
-
-def test_a_replaced_corpus_is_read_anew(tmp_path):
-    write_corpus(tmp_path / 'c', [tile()])
-    read_corpus(tmp_path / 'c' / 'crisislandmark.h5', 'benv2s2_0')
-    write_corpus(tmp_path / 'c', [tile(id='benv2s2_1')], overwrite=True)
-    assert read_corpus(tmp_path / 'c' / 'crisislandmark.h5', 'benv2s2_1').id == 'benv2s2_1'
+def test_an_empty_answer_and_an_unknown_place(tmp_path):
+    cat = build_world(tmp_path / 'world', 20, geotiffs=0, progress=False)
+    model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
+    ask = Searcher(Index.build(model, cat, progress=False), model)
+    assert len(ask.search_text('crops', near=(0, -89, 1))) == 0
+    with pytest.raises(IncompatibleError, match='location encoder'):
+        ask.search_location((12.5, 41.9))
