@@ -32,7 +32,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem not in SPREAD:
+        if item.path.stem not in SPREAD and item.get_closest_marker('xdist_group') is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))  # fixtures of a file are made once
 
 

@@ -88,29 +88,19 @@ def run_book(
     return seconds
 
 
-changed = {}  # notebook -> what it left in the tree
-
-
+@pytest.mark.notebook
 @pytest.mark.parametrize('book', BOOKS, ids=[p.relative_to(ROOT / 'nbs').as_posix() for p in BOOKS])
 def test_notebook(book, record_property):
     before = git_status(ROOT)
     seconds = run_book(book)
-    after = git_status(ROOT)
-    if after is not None:
-        changed[book.name] = sorted(set(after) - set(before))
+    left = sorted(set(git_status(ROOT) or ()) - set(before or ()))
     record_property('seconds', seconds)
     print(f'{book.name}: {seconds:.1f} s')
+    assert not left, f'{book.name}, or one that ran beside it, changed {left}; let it write into a temporary folder'
     assert seconds <= LIMIT * PATIENCE, (
         f"{book.name} took {seconds:.0f} s, {LIMIT} s are meant (and {PATIENCE} times that allowed); "
         "shrink its slow cells when os.environ.get('IN_TEST') is set"
     )
-
-
-def test_tree_is_clean():
-    if git_status(ROOT) is None:
-        pytest.skip('not a git checkout, so nobody can tell what the notebooks left in the tree')
-    left = {k: v for k, v in changed.items() if v}
-    assert not left, f'these notebooks changed files of the checkout; let them write into a temporary folder: {left}'
 
 
 @pytest.fixture
