@@ -118,7 +118,7 @@ def _check(name, value, wanted):
     raise InputError(f"a recipe's {name} is {_WORDS[wanted]}{limits}; got {value!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     "Hold everything that tells one training run from another; raise `InputError` for a value that cannot be."
 
@@ -143,6 +143,11 @@ class Recipe:
             raise InputError(
                 f"a recipe's speckle is a number of looks, 1 or more, or 0 for none; got {self.data.speckle!r}"
             )
+
+    def __repr__(self) -> str:
+        default = {f.name: f.default for c in GROUPS.values() for f in fields(c)} | {'seed': 0}
+        changed = [f', {k}={v!r}' for k, v in self.flat().items() if k != 'name' and v != default[k]]
+        return f'Recipe({self.name!r}{"".join(changed)})'
 
     def flat(self) -> dict:
         "Return all fields by name, without their groups."
