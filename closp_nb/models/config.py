@@ -78,7 +78,7 @@ class OptimConfig:
 GROUPS: dict[str, Any] = {'model': ModelConfig, 'data': DataConfig, 'loss': LossConfig, 'optim': OptimConfig}
 GROUP_OF = {f.name: g for g, c in GROUPS.items() for f in fields(c)}  # field -> group; no name stands twice
 
-# %% ../../nbs/3_models/34_config.ipynb #5c1a0f12
+# %% ../../nbs/3_models/34_config.ipynb #5c1a0f13
 CHOICES = {
     'text_pooling': ('mean', 'cls'),
     'text_finetune': TEXT_FINETUNE,
@@ -117,7 +117,7 @@ def _check(name, value, wanted):
         limits = f' from {lo:g} to {hi:g}' if hi < math.inf else f', {lo:g} or more'
     raise InputError(f"a recipe's {name} is {_WORDS[wanted]}{limits}; got {value!r}")
 
-
+# %% ../../nbs/3_models/34_config.ipynb #5c1a0f12
 @dataclass(frozen=True, repr=False)
 class Recipe:
     "Hold everything that tells one training run from another; raise `InputError` for a value that cannot be."

@@ -564,7 +564,7 @@ def test_public_things_have_one_line_docstrings(path):
     )
 
 
-PLACE = re.compile(r'(?<![\w.~])/(?:work|root|home|Users)/|(?<![\w/])shared/')
+PLACE = re.compile(r'(?<![\w.~])/(?:work|root|home|Users|opt)/|(?<![\w/])shared/')
 
 
 def texts():
