@@ -30,6 +30,7 @@ def pytest_configure(config):
         os.environ['CUDA_VISIBLE_DEVICES'] = ''  # other tests compare runs of the processor to the bit
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem not in SPREAD and item.get_closest_marker('xdist_group') is None:
