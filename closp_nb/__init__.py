@@ -55,7 +55,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'models.config': ['CLOSP_NB', 'PAPER', 'Recipe'],
         'models.folder': ['load_model', 'save_model'],
         'models.inference': ['embed'],
-        'training.train': ['train'],
+        'training.train': ['RunOptions', 'train'],
         'search.index': ['Index'],
         'search.hits': ['Hits'],
         'search.searcher': ['Searcher'],

@@ -18,7 +18,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-from fastcore.meta import delegates
 from tqdm.auto import tqdm
 from ..core import check_disjoint, check_writable, ClospError, DamagedError, IncompatibleError, InputError
 from ..core import NotFoundError, Skipped
@@ -59,10 +58,13 @@ class SourceFolder:
         return about | dict(least=self.min_frac, max_cloud=self.max_cloud, bands=self.bands)
 
 
-@delegates(SourceFolder)
 def source_folder(
     text: str | Path,  # a folder, or layout=folder
-    **kwargs,  # of `SourceFolder`
+    labels: str = '',  # of scenes: a class raster, or a folder with one for each scene, named as the scene's file is
+    nomenclature: str = 'dynamic-world',  # what its codes mean
+    min_frac: float = 0.05,  # part of a tile's area that makes a label
+    max_cloud: float = 1.0,  # more cloud than this skips a tile
+    bands: tuple = (),  # of scenes: names for the bands of rasters that do not name them
 ) -> SourceFolder:  # raises `NotFoundError` (no folder) or `InputError` (an unknown layout)
     "Name a folder to build from, its layout told or guessed."
     layout, _, folder = str(text).partition('=')
@@ -73,7 +75,8 @@ def source_folder(
         if '=' in folder and not Path(unknown).exists():
             raise InputError(f"no archive '{unknown}'; use one of {', '.join((*ARCHIVES, *OWN_LAYOUTS))}")
         raise NotFoundError(f'{folder} is not a folder; check the path')
-    return SourceFolder(layout or _guess_layout(Path(folder)), folder, **kwargs)
+    layout = layout or _guess_layout(Path(folder))
+    return SourceFolder(layout, folder, labels, nomenclature, min_frac, max_cloud, bands)
 
 
 def _guess_layout(d):

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import h5py
 import numpy as np
-from closp_nb.data import rasters as T
+from closp_nb.data import hdf5 as T
 from closp_nb.sensors import S1, S2, Tile
 from closp_nb.data.hdf5 import close_corpora, read_array, tile_at
 from closp_nb.data.hdf5 import read_pixels, write_corpus

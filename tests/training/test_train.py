@@ -67,7 +67,7 @@ def test_sides_share_and_begin_anywhere():
 
     whole = side()
     for n in (1, 2, 3, 5):
-        assert [sum(b, []) for b in zip(*(side(part=(r, n)) for r in range(n)))] == whole
+        assert [sum(b, []) for b in zip(*(side(share=(r, n)) for r in range(n)))] == whole
     for f in range(len(whole) + 1):
         assert side(first=f) == whole[f:]
     assert side(epoch=1) != whole
