@@ -173,6 +173,7 @@ class Shuffled:
         return r, np.tile(np.arange(r.shape[1], 0, -1.0), (len(r), 1))
 
 
+@pytest.mark.slow
 def test_chance_is_what_shuffled_answers_reach():
     task = make_task(archive(120))
     got = pd.concat([score_task(task, Shuffled(120, i))[0] for i in range(60)])
@@ -648,6 +649,7 @@ def closp(*argv, cwd):
     )
 
 
+@pytest.mark.slow
 def test_commands(place, tmp_path):
     d, _, _ = place
     done = closp(

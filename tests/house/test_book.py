@@ -10,6 +10,8 @@ import pytest
 import yaml
 from book import build, check
 
+pytestmark = [pytest.mark.slow]
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOKS = [
     p.relative_to(ROOT / 'nbs')

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -23,6 +25,7 @@ def test_notebooks_and_tests_are_formatted():
     assert rc == 0, f'{said}\nrun ruff format nbs tests, then nbdev_export'
 
 
+@pytest.mark.slow
 def test_types_agree(tmp_path):
     rc, said = tool('mypy', '--cache-dir', str(tmp_path))
     assert rc == 0, said

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from book import copy_tree
 
+pytestmark = [pytest.mark.slow]
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -32,6 +32,8 @@ from closp_nb.models.pretrained import (
 )
 from closp_nb.models.published import load_published, published_recipe, published_state, write_published_model
 
+pytestmark = [pytest.mark.slow]
+
 
 @pytest.fixture(autouse=True, scope='module')
 def one_thread():

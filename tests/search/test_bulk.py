@@ -23,6 +23,8 @@ from closp_nb.search.searcher import Searcher
 from closp_nb.search.index import MultiIndex, open_index
 from closp_nb.synthetic.world import build_world
 
+pytestmark = [pytest.mark.slow, pytest.mark.kills]
+
 N, PART = 160, 4
 
 

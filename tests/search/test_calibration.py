@@ -22,6 +22,8 @@ from closp_nb.search.index import Index
 from closp_nb.search.searcher import Searcher
 from closp_nb.synthetic.world import build_world
 
+pytestmark = [pytest.mark.slow]
+
 
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):

@@ -15,6 +15,8 @@ from closp_nb.search.hits import Hits
 from closp_nb.search.searcher import Searcher
 from closp_nb.synthetic.world import build_world
 
+pytestmark = [pytest.mark.slow]
+
 
 @pytest.fixture(scope='module')
 def ask(tmp_path_factory):

@@ -23,6 +23,8 @@ from closp_nb.training.checkpoint import _hash, _packed, checkpoints, read_check
 from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
+pytestmark = [pytest.mark.slow, pytest.mark.kills]
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 

@@ -19,6 +19,8 @@ from closp_nb.training.learner import closp_learner, fit
 from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
+pytestmark = [pytest.mark.slow]
+
 HEADS = CLOSP_NB.change(text_encoder='tiny', freeze_epochs=-1, epochs=3, batch_size=4)
 
 
