@@ -28,6 +28,8 @@ from closp_nb.synthetic.world import make_tile
 ROOT = Path(__file__).resolve().parent.parent.parent
 REAL = ROOT.parent / 'shared' / 'data' / 'real'  # real tiles beside the checkout; optional
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.kills,
     pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning'),
     pytest.mark.filterwarnings('ignore:Use .@. matmul:PendingDeprecationWarning'),
 ]

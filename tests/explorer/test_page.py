@@ -28,7 +28,10 @@ lack = [
     )
     if not there
 ]
-pytestmark = pytest.mark.skipif(bool(lack), reason=f"no page can be opened without {' and '.join(lack)}")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(lack), reason=f"no page can be opened without {' and '.join(lack)}"),
+]
 
 
 @pytest.fixture(scope='module')

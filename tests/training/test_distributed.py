@@ -26,6 +26,8 @@ from closp_nb.training.train import RunOptions, train
 from closp_nb.synthetic.world import build_world
 
 pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.kills,
     pytest.mark.usefixtures('plain'),
     pytest.mark.skipif(torch.cuda.is_available(), reason='written for processes on a CPU; hide the GPUs to run it'),
 ]

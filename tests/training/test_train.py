@@ -20,7 +20,7 @@ from closp_nb.training.distributed import DistributedContrastive
 from closp_nb.training.train import LossLog, ProgressBar, RunOptions, train
 from closp_nb.synthetic.world import build_world
 
-pytestmark = pytest.mark.usefixtures('plain')
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures('plain')]
 QUICK = CLOSP_NB.change(text_encoder='tiny', epochs=2, batch_size=4)
 
 
