@@ -47,7 +47,7 @@ def corpus_build_command(
     from closp_nb.data.corpus import build_corpus, source_folder
 
     names = tuple(b.strip() for b in bands.split(',') if b.strip())
-    own = dict(labels=labels, nomenclature=nomenclature, min_frac=min_frac, max_cloud=max_cloud, bands=names)
+    own: dict = dict(labels=labels, nomenclature=nomenclature, min_frac=min_frac, max_cloud=max_cloud, bands=names)
     cat, books = build_corpus(
         out,
         *(source_folder(p, **own) for p in parts),
