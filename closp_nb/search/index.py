@@ -6,6 +6,7 @@
 __all__ = ['MAX_CHECKSUM', 'probe_queries', 'BaseIndex', 'Index', 'MultiIndex', 'open_index']
 
 # %% ../../nbs/5_search/51_index.ipynb #e8dd7773
+from abc import ABC, abstractmethod
 import hashlib
 import json
 import os
@@ -66,7 +67,7 @@ def probe_queries(
     return np.concatenate([between, encode_numpy(model.encode_text, words)]).astype('f4')
 
 # %% ../../nbs/5_search/51_index.ipynb #c09f01b6
-class BaseIndex:
+class BaseIndex(ABC):
     "Answer queries from the vectors of one model; what one index and several have in common."
 
     about: dict  # what index.json says
@@ -80,17 +81,17 @@ class BaseIndex:
         return self.about['dim']
 
     @property
+    @abstractmethod
     def cat(self) -> Catalog:
         "Return the catalog, read when it is first needed."
-        raise NotImplementedError
 
+    @abstractmethod
     def vectors(self, rows) -> np.ndarray:
         "Return the stored vectors of some rows, (len(rows), dim)."
-        raise NotImplementedError
 
+    @abstractmethod
     def _search(self, q, k, mask):
         "Answer what `search` has checked."
-        raise NotImplementedError
 
     def check(self, model) -> None:  # CLOSP; raises `IncompatibleError`
         "Refuse a model that did not make this index."
