@@ -7,7 +7,7 @@ __all__ = ['RESULTS', 'QUERIES', 'demo_command']
 
 # %% ../../nbs/8_commands/85_demo.ipynb #8bcd5dd9
 from pathlib import Path
-from ..core import ClospError, InputError, NotFoundError, atomic_write, check_disjoint, check_writable
+from ..core import ClospError, InputError, NotFoundError, atomic_folder, check_disjoint, check_writable
 
 # %% ../../nbs/8_commands/85_demo.ipynb #388ccf45
 RESULTS = 'text kind metric value random relevant untrained gallery tiles archive'.split()  # columns of results.csv
@@ -153,8 +153,7 @@ def demo_command(
     check_writable(out, force)
     blank = new_model(r).eval()  # an unknown encoder or a missing text model is refused before the work starts
     try:
-        with atomic_write(out, force) as tmp:
-            tmp.mkdir()
+        with atomic_folder(out, force) as tmp:
             world, real = _archive(tmp, n, seed, tiles, offline, workers)
             print(
                 f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, '

@@ -8,7 +8,8 @@ __all__ = ['CORPUS_FILES', 'index_command', 'add_command', 'remove_command', 'ca
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20004
 import sys
 from pathlib import Path
-from ..core import DamagedError, InputError, NotFoundError, check_disjoint, check_writable
+from ..core import DamagedError, InputError, NotFoundError, check_writable, lock_target
+from ..core import InPath, OutPath, guarded
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20007
 CORPUS_FILES = ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5')  # one of them makes a folder a corpus
@@ -26,10 +27,11 @@ def _tiles(folder):
     return cat, len(left)
 
 
+@guarded
 def index_command(
-    folder: str,  # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
-    model: str = 'demo/model',  # model folder
-    out: str = 'index',  # index folder to write
+    folder: InPath,  # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
+    model: InPath = 'demo/model',  # model folder
+    out: OutPath = 'index',  # index folder to write
     store: str = 'exact',  # or compact (a quarter of the memory), or large (the best few in a millisecond)
     shard: str = '',  # of vectors: 2/5, the second of five equal shares
     force: bool = False,  # replace it if it is there
@@ -40,18 +42,18 @@ def index_command(
     from closp_nb.search.index import Index
     from closp_nb.search.stores import store_class
 
-    check_disjoint(out, folder)
     store_class(store)
-    check_writable(out, force)  # refused before the work starts
+    check_writable(out, force, folder=True)  # refused before the work starts
     m = load_model(model)
     vectors, left = None, 0
-    if (Path(folder) / 'parts.json').exists():
-        cat, vectors = read_parts(folder, m, shard)
-    elif shard:
-        raise InputError(f'{folder} holds no vectors that could be shared out; make them with closp embed')
-    else:
-        cat, left = _tiles(folder)
-    Index.build(m, cat, vectors, model_folder=model, store=store).save(out, force)
+    with lock_target(out):
+        if (Path(folder) / 'parts.json').exists():
+            cat, vectors = read_parts(folder, m, shard)
+        elif shard:
+            raise InputError(f'{folder} holds no vectors that could be shared out; make them with closp embed')
+        else:
+            cat, left = _tiles(folder)
+        Index.build(m, cat, vectors, model_folder=model, store=store).save(out, force)
     note = f'; {left} left out' if left else ''
     print(f'{cat} indexed in {out}{note}\nclosp search "flooded area" --index {out}')
 
@@ -69,17 +71,25 @@ def _open_with_model(folder, model):
     return ix, m
 
 
+@guarded
 def add_command(
     index: str,  # index folder
-    folder: str,  # images or a corpus, as for closp index
-    model: str | None = None,  # the model's folder, if it was moved
+    folder: InPath,  # images or a corpus, as for closp index
+    model: InPath | None = None,  # the model's folder, if it was moved
     replace: bool = False,  # tiles whose ids are there already take the place of the old ones
 ):
     "Add tiles to an index, or replace them; only these are embedded."
+    from closp_nb.models.inference import embed
+    from closp_nb.search.index import Index
+
     ix, m = _open_with_model(index, model)
     cat, left = _tiles(folder)
-    new = ix.add(m, cat, replace=replace)
-    new.save(index, overwrite=True)
+    ix.old_ids(cat, replace)  # refused before the work starts
+    z = embed(m, cat)
+    with lock_target(index, wait=None):
+        ix = Index.load(index)  # somebody else may have changed it meanwhile
+        new = ix.add(m, cat, z, replace)
+        new.save(index, overwrite=True)
     notes = [f'{len(cat)} tiles added']
     if replace:
         notes.append(f'{len(ix) + len(cat) - len(new)} of them replaced')
@@ -116,26 +126,33 @@ def remove_command(
     "Remove tiles from an index."
     from closp_nb.search.index import Index
 
-    ix, gone = Index.load(index), _ids([ids] if isinstance(ids, str) else list(ids))
-    new = ix.remove(gone)
-    new.save(index, overwrite=True)
+    Index.load(index)
+    gone = _ids([ids] if isinstance(ids, str) else list(ids))
+    with lock_target(index, wait=None):
+        new = Index.load(index).remove(gone)
+        new.save(index, overwrite=True)
     print(f'{len(gone)} tiles removed; {len(new)} in {index}')
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b2000d
+@guarded
 def calibrate_command(
     index: str,  # index folder
-    corpus: str,  # with labelled training tiles; best the one that trained the model
-    model: str | None = None,  # the model's folder, if it was moved
+    corpus: InPath,  # with labelled training tiles; best the one that trained the model
+    model: InPath | None = None,  # the model's folder, if it was moved
 ):
     "Learn from labelled tiles how often a score is right, so that each hit carries a probability."
     from closp_nb.data.catalog import open_catalog
     from closp_nb.data.splits import train_valid_split
+    from closp_nb.models.inference import embed
     from closp_nb.search.calibration import calibrate
+    from closp_nb.search.index import Index
 
-    ix, m = _open_with_model(index, model)
+    _, m = _open_with_model(index, model)
     _, aside = train_valid_split(open_catalog(corpus), m.recipe.data.valid_frac, m.recipe.seed)
-    new = calibrate(ix, m, aside)
-    new.save(index, overwrite=True)
+    z = embed(m, aside)
+    with lock_target(index, wait=None):
+        new = calibrate(Index.load(index), m, aside, z)
+        new.save(index, overwrite=True)
     for sensor, c in new.about['calibration'].items():
         print(
             f"{sensor}: {c['tiles']} tiles, {c['questions']} questions, {c['right']:.0%} right; "

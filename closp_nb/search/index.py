@@ -17,6 +17,7 @@ from itertools import combinations
 from pathlib import Path
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from fastcore.meta import delegates
 from closp_nb.core import (
@@ -25,7 +26,10 @@ from closp_nb.core import (
     IncompatibleError,
     InputError,
     NotFoundError,
-    atomic_write,
+    atomic_folder,
+    lock_target,
+    note_input,
+    put_back,
 )
 from ..labels import caption, LABELS
 from ..data.catalog import Catalog
@@ -128,17 +132,34 @@ def _sum(path):
         return hashlib.file_digest(f, 'sha256').hexdigest()
 
 
+def _generation(folder, text):
+    "What tells an index folder from the one that bears its name later: the folder, and a hash of index.json."
+    return [str(folder.resolve()), hashlib.sha256(text.encode()).hexdigest()]
+
+
+def _check_generation(folder, read):
+    "Refuse to replace an index that somebody changed since it was read."
+    text = _read_json(folder)
+    if read and text and read[0] == str(folder.resolve()) and read != _generation(folder, text):
+        raise IncompatibleError(
+            f'{folder} was changed since it was opened, perhaps by another closp; open it again, and repeat the change'
+        )
+
+
 def _write_folder(folder, store, cat, about, overwrite):
-    "Write an index folder; a model and tiles that lie next to it are kept by relative paths."
+    "Write an index folder, next to which model and tiles are kept by relative paths; returns its generation."
+    read, about = about.get('read'), {k: v for k, v in about.items() if k != 'read'}
     if about['model']:
         about = about | dict(model=os.path.relpath(about['model'], folder.resolve()))
     try:
-        with atomic_write(folder, overwrite) as tmp:
-            tmp.mkdir()
+        with lock_target(folder), atomic_folder(folder, overwrite) as tmp:
+            _check_generation(folder, read)
             store.write(tmp)
             cat.save(tmp / 'rows.parquet', below=folder.resolve().parent)
             files = {f.name: dict(bytes=f.stat().st_size, sha256=_sum(f)) for f in sorted(tmp.iterdir())}
-            (tmp / 'index.json').write_text(json.dumps(about | dict(files=files), indent=1))
+            text = json.dumps(about | dict(files=files), indent=1)
+            (tmp / 'index.json').write_text(text)
+        return _generation(folder, text)
     except ClospError:
         raise
     except (OSError, RuntimeError) as e:  # faiss says RuntimeError
@@ -206,7 +227,7 @@ def _open_folder(folder, text, whole):
     try:
         _check_files(folder, about['files'], whole)
         store = cls.open(folder)
-        rows = open(folder / 'rows.parquet', 'rb')  # stays open: the rows of this index, whatever is renamed
+        rows = pa.OSFile(str(folder / 'rows.parquet'))  # stays open: the rows of this index, whatever is renamed
         n = pq.ParquetFile(rows).metadata.num_rows
     except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as e:  # faiss: RuntimeError
         raise _damaged(folder, '', e) from e
@@ -214,6 +235,7 @@ def _open_folder(folder, text, whole):
         raise DamagedError(f'{folder} does not fit together: {len(store)} vectors, {n} rows; build the index again')
     if about['model']:
         about['model'] = str((folder / about['model']).resolve())
+    about['read'] = _generation(folder, text)
     return store, lambda: Catalog.load(folder / 'rows.parquet', rows), about
 
 # %% ../../nbs/5_search/51_index.ipynb #7c974e0e
@@ -225,9 +247,9 @@ def _load(folder, whole):
         try:
             out = _open_folder(folder, text, whole)
         except ClospError:
-            hidden = [folder.with_name(f'.{folder.name}.{end}') for end in ('part', 'old')]
-            moving = text is None and any(p.exists() for p in hidden)
-            if not left or _read_json(folder) == text and not moving:
+            if text is None:
+                put_back(folder)  # a kill may have come while it was replaced
+            if not left or _read_json(folder) == text:
                 raise
         if out and _read_json(folder) == text:
             return out
@@ -267,19 +289,6 @@ def _edit(index, gone, more=None, z=None, model=None):
     if 'vectors.npy' in store.files:
         about['recall'] = _measure(store, store.z, probe_queries(model, store.z))  # else that of the first build
     return store, cat, about
-
-
-def _old_ids(index, cat, replace):
-    "Return the ids of a catalog that an index holds already; refuse them unless they may be replaced."
-    ids = cat.table.id
-    if ids.duplicated().any():
-        raise InputError(f"tile '{ids[ids.duplicated()].iat[0]}' comes twice; ids must be unique")
-    old = ids[ids.isin(index.cat.table.id)]
-    if len(old) and not replace:
-        raise InputError(
-            f"{len(old)} tiles are in this index already, such as '{old.iat[0]}'; say replace=True to replace them"
-        )
-    return old
 
 # %% ../../nbs/5_search/51_index.ipynb #093099bd
 class Index(BaseIndex):
@@ -329,12 +338,13 @@ class Index(BaseIndex):
 
     def save(self, folder, overwrite: bool = False) -> Path:
         "Write the index folder; model and tiles next to it are kept by relative paths, so that all can move together."
-        _write_folder(Path(folder), self.store, self.cat, self.about, overwrite)
+        self.about = self.about | dict(read=_write_folder(Path(folder), self.store, self.cat, self.about, overwrite))
         return Path(folder)
 
     @classmethod
     def load(cls, folder, whole: bool = False) -> 'Index':  # whole: check the sums of large files, too
         "Open an index folder; refuse one that is missing, damaged or incomplete."
+        note_input(folder)
         return cls(*_load(Path(folder), whole))
 
     def remove(self, ids) -> 'Index':  # one id or several; raises `NotFoundError` for an id that is not there
@@ -345,6 +355,18 @@ class Index(BaseIndex):
                 f"{len(lack)} tiles are not in this index, such as '{min(lack)}'; take ids from a table of hits"
             )
         return Index(*_edit(self, ids))
+
+    def old_ids(self, cat: Catalog, replace: bool = False) -> pd.Series:
+        "Return the ids of a catalog that this index holds already; refuse them unless they may be replaced."
+        ids = cat.table.id
+        if ids.duplicated().any():
+            raise InputError(f"tile '{ids[ids.duplicated()].iat[0]}' comes twice; ids must be unique")
+        old = ids[ids.isin(self.cat.table.id)]
+        if len(old) and not replace:
+            raise InputError(
+                f"{len(old)} tiles are in this index already, such as '{old.iat[0]}'; say replace=True to replace them"
+            )
+        return old
 
     @delegates(embed)
     def add(
@@ -357,7 +379,7 @@ class Index(BaseIndex):
     ) -> 'Index':
         "Return the index with more tiles, at the end."
         self.check(model)
-        old = _old_ids(self, cat, replace)
+        old = self.old_ids(cat, replace)
         z = embed(model, cat, **kwargs) if vectors is None else vectors
         return Index(*_edit(self, old, cat, _check_vectors(z, cat, self.store.dim), model))
 
