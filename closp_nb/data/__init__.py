@@ -13,12 +13,12 @@ __doc__ = """Other people's archives as tiles, catalogs and corpora.
 
 hdf5      HDF5 files that stay open, and the layout of the published corpus
 rasters   GeoTIFFs and folders with a file per band, read into tiles
+scenes    scenes cut into tiles, window by window
+products  SAFE folders, radar pairs, stacks and STAC
 catalog   Catalog: one row about each tile, pixels on demand
 splits    train, gallery and buffer, by label or by place; leaks counted
 queries   queries and ground truth, in the forms of BEIR and TREC
 archives  nine published archives as they lie on disk
-scenes    scenes cut into tiles, window by window
-products  SAFE folders, radar pairs, stacks and STAC
 corpus    build_corpus: all of these as one corpus
 report    what any corpus holds, in words and pictures
 """
@@ -28,12 +28,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=[
         'hdf5',
         'rasters',
+        'scenes',
+        'products',
         'catalog',
         'splits',
         'queries',
         'archives',
-        'scenes',
-        'products',
         'corpus',
         'report',
     ],

@@ -397,7 +397,7 @@ def _built(folder, about):
 def build_corpus(
     folder: str | Path,  # to write; the work goes on in folder.building beside it
     *sources: SourceFolder | str | Path,  # folders, or texts for `source_folder`
-    split: str = 'stratified',  # or 'blocks': whole regions apart (chapter 13)
+    split: str = 'stratified',  # or 'blocks': whole regions apart (chapter 15)
     train_frac: float = 0.2,  # of the tiles, for training
     km: float = 100,  # edge of a block
     buffer: float = 5,  # km; training tiles nearer than this to a corpus tile are kept out, for blocks
