@@ -31,7 +31,7 @@ def corpus_build_command(
     # folders to take tiles from; each may say what it is: mmflood=FOLDER, scenes=FOLDER, tiles=FOLDER, corpus=FOLDER
     parts: list[str],
     labels: str = '',  # for scenes: a class raster, or a folder with one for each scene
-    nomenclature: str = 'dynamic-world',  # what its codes mean
+    nomenclature: str = '',  # what its codes mean: dynamic-world, worldcover, esri, corine, ..., or a CSV of code,label
     min_frac: float = 0.05,  # fraction of a tile's area that makes a label
     max_cloud: float = 1.0,  # tiles of a scene with a larger fraction of cloud are skipped
     bands: str = '',  # for scenes in rasters of nameless bands: their names, with commas

@@ -26,7 +26,7 @@ from shapely.geometry import Point
 from tqdm.auto import tqdm
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, atomic_write
 from ..sensors import ALL_SENSORS, S1, S2, Tile
-from ..labels import caption, harmonize
+from ..labels import caption, harmonize, read_label_table
 from ..geodesy import check_centre, footprint
 from .hdf5 import COLLECTIONS, collection_of, corpus_about, from_layout_split, read_corpus, read_pixels
 from .rasters import band_files, open_raster, read_bands, read_geotiff, tile_grid, TruncatedFile
@@ -343,17 +343,18 @@ def _windows(p, root):
 
 # %% ../../nbs/1_data/14_catalog.ipynb #8c05be17
 def _named_labels(root):
-    "{path: labels} of the table labels.csv, if there is one."
-    path = root / 'labels.csv'
-    if not path.exists():
-        return {}
-    try:
-        named = pd.read_csv(path)
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as e:
-        raise DamagedError(f'{path} is no table ({type(e).__name__}); write the columns path and labels') from e
-    if not {'path', 'labels'} <= set(named):
-        raise InputError(f'{path} needs the columns path and labels; it has {", ".join(map(str, named))}')
-    return {p: tuple(str(labels).split(';')) for p, labels in zip(named.path, named.labels)}
+    "{path: labels} of the table labels.csv, if there is one, and (row of it, reason) of what is wrong with it."
+    table = root / 'labels.csv'
+    if not table.exists():
+        return {}, []
+    named, left, remark = read_label_table(table)
+    left = [(f'{table}, row {n}', why) for n, why in left] + ([(str(table), remark)] if remark else [])
+    for p in [p for p in named if not (root / p).exists()]:
+        for end in (Path(p).suffix.lower(), Path(p).suffix.upper()):  # elsewhere .TIF and .tif are the same
+            if (root / (twin := Path(p).with_suffix(end).as_posix())).exists():
+                named[twin] = tuple(dict.fromkeys(named.get(twin, ()) + named.pop(p)))
+                break
+    return named, left
 
 
 def _rows_of(p, root, split, source, labels):
@@ -384,10 +385,10 @@ def _walk(root, split, source, progress):
     "Rows about all tiles of a folder of rasters, and (path, reason) for what was left out."
     if not root.is_dir():
         raise NotFoundError(f'{root} is not a folder; check the path')
-    named = _named_labels(root)
+    named, left = _named_labels(root)
     rasters = sorted(f for f in root.rglob('*') if f.suffix.lower() in ('.tif', '.tiff', '.jp2'))
     jobs = {(f.parent if band_name(f) else f): None for f in rasters}
-    rows, left = [], []
+    rows: list = []
     for p in tqdm(jobs, desc=f'scan {root.name}', disable=not progress):
         labels = named.pop(p.relative_to(root).as_posix(), None)
         more, refused = _rows_of(p, root, split, source or root.name, labels)
