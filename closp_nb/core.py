@@ -131,7 +131,8 @@ def read_rows(
     if lost := [w for w in wanted if w.rstrip('s') not in short]:
         raise InputError(f'{path} needs the columns {" and ".join(wanted)}; it has no {lost[0]} in {head[:100]!r}')
     at = [short.index(w.rstrip('s')) for w in wanted]
-    rows, left, cells = [], [], ['']
+    rows, left = [], []
+    cells: list[str] | None = ['']
     reader = csv.reader(lines[top + 1 :], delimiter=sep, strict=True)
     while cells is not None:
         n = top + 2 + reader.line_num

@@ -234,8 +234,8 @@ def _ask(codes=()):
     codes = sorted(codes)
     fits = f'; codes {", ".join(f"{c:.9g}" for c in codes[:12])} fit {", ".join(fitting(codes)) or "none of them"}'
     return (
-        f"the codes of a class raster need a nomenclature; use one of {', '.join(NOMENCLATURES)}, or a CSV with the "
-        f'columns code and label{fits if codes else ""}'
+        f"say what the codes of a class raster mean, such as nomenclature='dynamic-world'; use one of "
+        f"{', '.join(NOMENCLATURES)}, or a CSV with the columns code and label{fits if codes else ''}"
     )
 
 

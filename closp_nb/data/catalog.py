@@ -388,7 +388,7 @@ def _walk(root, split, source, progress):
     named, left = _named_labels(root)
     rasters = sorted(f for f in root.rglob('*') if f.suffix.lower() in ('.tif', '.tiff', '.jp2'))
     jobs = {(f.parent if band_name(f) else f): None for f in rasters}
-    rows: list = []
+    rows = []
     for p in tqdm(jobs, desc=f'scan {root.name}', disable=not progress):
         labels = named.pop(p.relative_to(root).as_posix(), None)
         more, refused = _rows_of(p, root, split, source or root.name, labels)

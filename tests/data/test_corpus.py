@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.labels import collision_share
 from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash
@@ -276,6 +277,22 @@ def test_tiles_bring_labels_and_scenes_get_them_from_rasters(copies, tmp_path):
     )
     with pytest.raises(DamagedError, match='no tile could be read'):
         build(tmp_path / 's', source_folder(copies / 'products', labels=str(tmp_path / 'nolabels.tif')))
+
+
+def test_no_build_without_a_nomenclature(copies, tmp_path):
+    cover = tmp_path / 'esri.tif'
+    with rasterio.open(next((copies / 'products').rglob('*B02*.jp2'))) as d:
+        grid = dict(crs=d.crs, transform=d.transform, width=d.width, height=d.height, count=1, dtype='uint8')
+    with rasterio.open(cover, 'w', driver='GTiff', **grid) as d:
+        d.write(np.full((grid['height'], grid['width']), 11, 'uint8'), 1)
+    for labels in (cover, tmp_path):
+        with pytest.raises(InputError, match='use one of .* codes 11 fit esri'):
+            build(tmp_path / 's', source_folder(copies / 'products', labels=str(labels)))
+    with pytest.raises(IncompatibleError, match='codes 11, which dynamic-world lacks'):
+        build(tmp_path / 's', source_folder(copies / 'products', labels=str(cover), nomenclature='dynamic-world'))
+    assert not (tmp_path / 's.building').exists()
+    cat, _ = build(tmp_path / 's', source_folder(copies / 'products', labels=str(cover), nomenclature='esri'))
+    assert 'grass' in set(cat.table.caption)
 
 
 @pytest.mark.parametrize('harm', ['truncated', 'nan', 'emptyfile'])
