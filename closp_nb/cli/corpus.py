@@ -35,7 +35,7 @@ def corpus_build_command(
     min_frac: float = 0.05,  # fraction of a tile's area that makes a label
     max_cloud: float = 1.0,  # tiles of a scene with a larger fraction of cloud are skipped
     bands: str = '',  # for scenes in rasters of nameless bands: their names, with commas
-    split: str = 'stratified',  # or blocks: whole regions apart
+    split: str = 'keep',  # of corpora, other tiles by labels; stratified: all by labels; blocks: whole regions apart
     train_frac: float = 0.2,  # fraction of the tiles for training
     km: float = 100,  # edge of a block
     buffer: float = 5,  # km between training tiles and the gallery, for blocks

@@ -25,7 +25,7 @@ from ..sensors import S1, S2, S2L1C
 from ..units import as_sensor, convert
 from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
 from .catalog import Catalog, tile_row, to_catalog
-from .splits import split_catalog, SPLITS
+from .splits import joined_splits, split_catalog, SPLITS
 from .queries import make_queries, write_queries
 from .archives import archive, ARCHIVES, guess_archive, read_item, read_table, Source
 from .scenes import check_labels, scene_tiles
@@ -340,6 +340,8 @@ def _rows(work, jobs):
 def _assemble(work, jobs, split, queries, about):
     "Write everything that is not pixels."
     t, left, books = _rows(work, jobs)
+    if split['how'] == 'keep':
+        t['split'] = t.id.map(joined_splits(f.folder for _, f, _ in jobs if f.layout == 'corpus')).fillna('')
     shards = t.pop('shard')
     t.pop('part')
     cat = Catalog(t.assign(path=str(work / 'crisislandmark.h5')))
@@ -347,7 +349,7 @@ def _assemble(work, jobs, split, queries, about):
     if empty := [s for s in ('train', 'gallery') if not (cat.table.split == s).any()]:
         raise InputError(
             f"the split leaves no tile for '{empty[0]}' ({len(cat)} tiles in all); "
-            'call it again with another train_frac or split, what was read is kept'
+            "call it again with split='stratified' or another train_frac; what was read is kept"
         )
     _write_and_rename(work, 'crisislandmark', '.h5', partial(_write_links, keys=t.id, shards=shards))
     meta = cat.frame[['id', 'split', 'raw_labels']].set_axis(['key', 'split', 'labels'], axis=1)
@@ -402,7 +404,7 @@ def _built(folder, about):
 def build_corpus(
     folder: str | Path,  # to write; the work goes on in folder.building beside it
     *sources: SourceFolder | str | Path,  # folders, or texts for `source_folder`
-    split: str = 'stratified',  # or 'blocks': whole regions apart (chapter 15)
+    split: str = 'keep',  # of corpora, and new tiles stratified; 'stratified' or 'blocks' deal all anew (chapter 15)
     train_frac: float = 0.2,  # of the tiles, for training
     km: float = 100,  # edge of a block
     buffer: float = 5,  # km; training tiles nearer than this to a corpus tile are kept out, for blocks

@@ -225,6 +225,46 @@ def test_another_split_needs_no_new_reading(copies, tmp_path, monkeypatch):
     assert (cat.frame.split == 'train').mean() == 0.5
 
 
+@pytest.fixture
+def published(copies, tmp_path):
+    "Two corpora with splits of their own."
+    a, _ = build(tmp_path / 'a', copies / 'quakeset', copies / 'mmflood', train_frac=0.3, seed=1)
+    b, _ = build(tmp_path / 'b', copies / 'cabuar', copies / 'tiles', train_frac=0.6, seed=2)
+    return tmp_path / 'a', tmp_path / 'b', pd.concat([a.table, b.table]).set_index('id').split
+
+
+def test_joined_corpora_keep_their_splits(copies, tmp_path, published):
+    "Published gallery tiles became training tiles, with no word about it."
+    a, b, before = published
+    cat, _ = build(tmp_path / 'both', f'corpus={a}', f'corpus={b}')
+    assert cat.table.set_index('id').split.equals(before[cat.table.id])
+    meta = pd.read_parquet(tmp_path / 'both' / 'metadata.parquet').set_index('key').split
+    assert (meta[before.index[before == 'gallery']] == 'corpus').all() and (before == 'train').sum() > 5
+    more, _ = build(tmp_path / 'more', a, copies / 'sen12flood', train_frac=0.5)
+    new = ~more.table.id.isin(before.index)
+    assert (more.table[~new].set_index('id').split == before[more.table.id[~new]]).all()
+    assert 0.3 < (more.table.split[new] == 'train').mean() < 0.7
+    anew, _ = build(tmp_path / 'anew', a, b, split='stratified', seed=5)
+    assert (anew.table.set_index('id').split != before[anew.table.id]).any()
+
+
+def test_a_published_gallery_tile_never_trains(copies, tmp_path, published):
+    "Neither by a part that disagrees, nor by a word that we do not use."
+    a, _, before = published
+    other = shutil.copytree(a, tmp_path / 'other')
+    meta = pd.read_parquet(other / 'metadata.parquet')
+    swapped = meta.assign(split=meta.split.map(dict(train='corpus', corpus='train')).astype(object))
+    swapped.loc[:2, 'split'] = ['test', None, 'buffer']
+    swapped.to_parquet(other / 'metadata.parquet')
+    held = set(before.index[before == 'gallery']) & set(meta.key) | set(
+        meta.key[swapped.split.isin(['test', 'corpus'])]
+    )
+    for i, parts in enumerate([(a, other), (other, a)]):
+        cat, _ = build(tmp_path / f'both{i}', *parts, copies / 'sen12flood')
+        split = cat.table.set_index('id').split
+        assert (split[list(held)] == 'gallery').all() and (split == 'train').any()
+
+
 def test_a_split_that_leaves_nothing_keeps_what_was_read(copies, tmp_path):
     with pytest.raises(InputError, match='what was read is kept'):
         build(tmp_path / 'x', copies / 'mmflood', train_frac=0.001)
