@@ -61,10 +61,6 @@ def _check_frac(train_frac):
         raise InputError(f'train_frac={train_frac:g} leaves one side empty; choose one between 0 and 1, such as 0.2')
 
 
-def _known_hashes(f):
-    return f.hash.fillna('').to_numpy(object) if 'hash' in f else np.full(len(f), '', object)
-
-
 def _events(f):
     return f.event.fillna('').to_numpy(str) if 'event' in f else np.full(len(f), '')
 
@@ -121,6 +117,10 @@ def _keep_apart(split, lonlat, km):
 SPLITS = ('keep', 'stratified', 'blocks')
 
 
+def _known_hashes(f):
+    return f.hash.fillna('').to_numpy(object) if 'hash' in f else np.full(len(f), '', object)
+
+
 def _keep(f, train_frac, seed):
     "The splits that are there; tiles without one are stratified, and copies of a gallery tile join the gallery."
     split, hashes = f.split.to_numpy(object).copy(), _known_hashes(f)
@@ -155,7 +155,8 @@ def joined_splits(
     folders: Iterable[str | Path],  # corpora
 ) -> dict[str, str]:  # {key of a tile: its split, '' for none}; raises `NotFoundError`, `DamagedError`
     "Read the splits of several corpora as one, such that no tile of a gallery is a training tile."
-    out, strict = {}, ('gallery', 'buffer', 'train', '')
+    out: dict[str, str] = {}
+    strict = ('gallery', 'buffer', 'train', '')
     for folder in dict.fromkeys(map(str, folders)):
         for key, split in corpus_splits(folder).items():
             split = split or ''
