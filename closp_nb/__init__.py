@@ -22,7 +22,7 @@ evaluation  graded metrics, floors, intervals, comparisons
 explorer    a search page in a notebook and in a browser
 cli         everything from the shell
 
-Beside them: core (errors, files), sensors, units, labels, geodesy, processes.
+Beside them: core (errors, files), sensors, units, labels, geodesy, processes, inputs.
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -42,6 +42,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'labels',
         'geodesy',
         'processes',
+        'inputs',
     ],
     submod_attrs={
         'core': ['ClospError'],

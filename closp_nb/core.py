@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['MARK', 'WAIT', 'ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError',
            'MissingDependencyError', 'DivergedError', 'sign_folder', 'check_writable', 'check_disjoint', 'lock_target',
-           'put_back', 'sync_all', 'atomic_write', 'atomic_folder', 'InPath', 'OutPath', 'note_input', 'guarded',
-           'Skipped']
+           'put_back', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text', 'read_rows', 'Skipped']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
+import codecs
+import csv
 import errno
 import fnmatch
 import hashlib
@@ -21,14 +22,10 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import wraps
-from inspect import signature
 from pathlib import Path
-from typing import get_args
 
 # %% ../nbs/0_basics/00_core.ipynb #5abe9e2d
 class ClospError(Exception):
@@ -60,7 +57,7 @@ class DivergedError(ClospError):
 
 # %% ../nbs/0_basics/00_core.ipynb #1a7b0c01
 MARK = '.closp'  # in a folder that we wrote: what we put there
-_KINDS = {  # folders that are older than the mark: files that all of them have -> what they can hold
+_KINDS = {  # files that all folders of a kind have -> what these can hold, also without a mark
     'index.json': 'index.json rows.parquet vectors.npy codes.faiss coder.npz',
     'model.json': 'model.json weights.safetensors',
     'crisislandmark.h5': '*.h5 metadata.parquet catalog.parquet corpus.json left.csv queries.jsonl qrels/corpus.t* '
@@ -81,11 +78,12 @@ _PASSING = re.compile(r'\..+\.(lock|part|old)')  # hidden names of things that a
 
 def _known(folder):
     "Names and patterns of what we wrote into a folder."
+    kinds = (v for k, v in _KINDS.items() if all((folder / n).exists() for n in k.split()))
     try:
-        return [str(n) for n in json.loads((folder / MARK).read_text())['files']]
+        listed = [str(n) for n in json.loads((folder / MARK).read_text())['files']]
     except (OSError, ValueError, KeyError, TypeError):
-        kinds = (v for k, v in _KINDS.items() if all((folder / n).exists() for n in k.split()))
-        return next(kinds, '').split()
+        listed = []
+    return listed + next(kinds, '').split()
 
 
 def _stranger(folder, known, below=''):
@@ -271,24 +269,23 @@ def _clear_up(target, left):
     _remove(old)
 
 
-def _try_lock(target):
+def _try_lock(target, path):
     "Take the lock of a target; a `_Lock`, or words about who holds it."
     file, part = _beside(target, 'lock'), _beside(target, f'{secrets.token_hex(4)}.part')
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         was = _read_owner(fd)
         if not _flock(fd) or not file.exists() or not os.path.samestat(os.fstat(fd), os.stat(file)):
-            host = was.get('host')
-            where = f' on {host}' if host not in (None, socket.gethostname()) else ''
-            return f'writes {{path}} (process {was.get("pid", "unknown")}{where})'
+            return f'another closp writes {path} ({was.get("who", "just begun")})'
         own = {p for p, lock in _held.items() if lock.thread == threading.get_ident()}
         above = [p for p in target.parents[:-1] if p not in own and _is_locked(_beside(p, 'lock'))]
         if above:
             file.unlink()
-            return f'writes {above[0]}, which holds {{path}}'
+            return f'another closp writes {above[0]}, which holds {path}'
         _clear_up(target, was.get('part'))
         os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(dict(pid=os.getpid(), host=socket.gethostname(), part=part.name)).encode(), 0)
+        who = f'process {os.getpid()} on {socket.gethostname()}'
+        os.pwrite(fd, json.dumps(dict(who=who, part=part.name)).encode(), 0)
         lock, fd = _Lock(fd, file, part, threading.get_ident()), -1
         return lock
     finally:
@@ -307,17 +304,16 @@ def lock_target(
     if lock and lock.thread == threading.get_ident():
         yield lock.part
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     if any(p in target.parents for p in _parts):
         yield _beside(target, f'{secrets.token_hex(4)}.part')
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    while isinstance(lock := _try_lock(target), str):
-        passed, who = time.monotonic() - begun, f'another closp {lock.format(path=path)}'
+    while isinstance(lock := _try_lock(target, path), str):
+        passed = time.monotonic() - begun
         if wait is not None and passed >= wait:
-            raise InputError(f'{who}; wait for it, then call again')
+            raise InputError(f'{lock}; wait for it, then call again')
         if wait is None and passed > 1 and not told:
-            print(f'waiting: {who}', file=sys.stderr, flush=True)
-            told = True
+            told = not print(f'waiting: {lock}', file=sys.stderr, flush=True)
         time.sleep(0.05)
     _held[target] = lock
     try:
@@ -414,75 +410,78 @@ def _write_beside(path, overwrite, folder):
             _remove(part)
 
 
-@contextmanager
 def atomic_write(
     path: str | Path,  # file to write
     overwrite: bool = False,  # replace it if it is there
-) -> Iterator[Path]:  # a path to write to, renamed to `path` at the end; raises `InputError` if `path` is taken
+) -> AbstractContextManager[
+    Path
+]:  # a path to write to, renamed to `path` at the end; raises `InputError` if `path` is taken
     "Write a file beside, then rename it; what a kill leaves, the next writer removes."
-    with _write_beside(path, overwrite, False) as part:
-        yield part
+    return _write_beside(path, overwrite, False)
 
 
-@contextmanager
 def atomic_folder(
     path: str | Path,  # folder to write
     overwrite: bool = False,  # replace it if it is there and all in it is ours
-) -> Iterator[Path]:  # an empty folder to fill, renamed to `path` at the end; raises `InputError` if `path` is taken
+) -> AbstractContextManager[
+    Path
+]:  # an empty folder to fill, renamed to `path` at the end; raises `InputError` if `path` is taken
     "Write a folder beside, then let it take its place; what a kill leaves, the next writer removes."
-    with _write_beside(path, overwrite, True) as part:
-        yield part
+    return _write_beside(path, overwrite, True)
 
-# %% ../nbs/0_basics/00_core.ipynb #1a7b0c31
-class InPath(str):
-    "A path that a command reads."
-
-
-class OutPath(str):
-    "A path that a command writes, and may replace."
-
-
-_outs: ContextVar[tuple] = ContextVar('outs', default=())  # what the running command replaces
-
-
-def note_input(
-    path: str | Path,  # that is about to be read
-) -> None:  # raises `InputError` if the running command replaces it
-    "Refuse to read what will be replaced; bring back what a kill left."
-    for out in _outs.get():
-        check_disjoint(out, path)
-    put_back(path)
-
-
-def _types(hint):
-    return {hint}.union(*map(_types, get_args(hint)))
-
-
-def _paths(kind, hints, values):
-    "The values of a call that are of one kind of path."
-    for name, v in values.items():
-        if v and kind in _types(hints[name]):
-            yield from map(str, [v] if isinstance(v, (str, Path)) else v)
-
-
-def guarded(f: Callable) -> Callable:  # has parameters of the types `InPath` and `OutPath`
-    "Let a command never replace what it reads."
-    sig = signature(f)
-    hints = {k: p.annotation for k, p in sig.parameters.items()}
-
-    @wraps(f)
-    def command(*args, **kw):
-        call = sig.bind(*args, **kw)
-        call.apply_defaults()
-        token = _outs.set((*_outs.get(), *_paths(OutPath, hints, call.arguments)))
+# %% ../nbs/0_basics/00_core.ipynb #7b1a0c32
+def read_text(
+    path: str | Path,
+) -> tuple[str, str]:  # the text, and a remark where its letters are a guess; raises `NotFoundError` or `DamagedError`
+    "Read text in UTF-8 with or without a byte-order mark, in UTF-16 with one, or in the code page cp1252."
+    if not Path(path).is_file():
+        raise NotFoundError(f'{path} is not a file; check the path')
+    raw = Path(path).read_bytes()
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ('utf-16',) if wide else () if b'\0' in raw else ('utf-8-sig', 'cp1252'):
         try:
-            for path in _paths(InPath, hints, call.arguments):
-                note_input(path)
-            return f(*args, **kw)
-        finally:
-            _outs.reset(token)
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        guess = f'{path} is not in UTF-8 and was read in the code page cp1252; save it in UTF-8'
+        return text, guess if encoding == 'cp1252' else ''
+    raise DamagedError(f'{path} is no text (a spreadsheet in its own format?); save it as CSV in UTF-8')
 
-    return command
+# %% ../nbs/0_basics/00_core.ipynb #7b1a0c34
+def read_rows(
+    path: str | Path,  # a CSV file
+    wanted: tuple,  # names of its columns that are needed
+) -> tuple[
+    list, list, str
+]:  # (number, wanted cells) of rows; (number, reason) of bad ones; a remark as `read_text` has
+    "Read the wanted columns of a table; raises a `ClospError` if it is no text or lacks one of them."
+    text, remark = read_text(path)
+    lines = text.splitlines(keepends=True)
+    top = next((i for i, s in enumerate(lines) if s.strip() and not s.startswith('sep=')), 0)
+    head = lines[top].strip().lower() if lines else ''
+    sep = max(',;\t', key=head.count)
+    short = [c.strip(' "').rstrip('s') for c in head.split(sep)]
+    if lost := [w for w in wanted if w.rstrip('s') not in short]:
+        raise InputError(f'{path} needs the columns {" and ".join(wanted)}; it has no {lost[0]} in {head[:100]!r}')
+    at = [short.index(w.rstrip('s')) for w in wanted]
+    rows, left = [], []
+    cells: list[str] | None = ['']
+    reader = csv.reader(lines[top + 1 :], delimiter=sep, strict=True)
+    while cells is not None:
+        n = top + 2 + reader.line_num
+        try:
+            cells = next(reader, None)
+        except csv.Error as e:
+            left.append((n, f'cannot be read ({e}); close its quotes, which may hold rows after it, too'))
+            continue
+        while cells and len(cells) > len(short) and not cells[-1].strip():
+            cells.pop()  # spreadsheets write separators after the last cell
+        if cells and len(cells) == len(short):
+            rows.append((n, *(cells[i].strip() for i in at)))
+        elif cells and any(cells):
+            why = f'has {len(cells)} cells, and the head {len(short)}'
+            left.append((n, f'{why}; put quotes around a cell that holds the separator {sep!r}'))
+    return rows, left, remark
 
 # %% ../nbs/0_basics/00_core.ipynb #6f438b84
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ __all__ = ['CORPUS_FILES', 'index_command', 'add_command', 'remove_command', 'ca
 import sys
 from pathlib import Path
 from ..core import DamagedError, InputError, NotFoundError, check_writable, lock_target
-from ..core import InPath, OutPath, guarded
+from ..inputs import InPath, OutPath, guarded
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20007
 CORPUS_FILES = ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5')  # one of them makes a folder a corpus
@@ -80,11 +80,11 @@ def add_command(
 ):
     "Add tiles to an index, or replace them; only these are embedded."
     from closp_nb.models.inference import embed
-    from closp_nb.search.index import Index
+    from closp_nb.search.index import Index, old_ids
 
     ix, m = _open_with_model(index, model)
     cat, left = _tiles(folder)
-    ix.old_ids(cat, replace)  # refused before the work starts
+    old_ids(ix, cat, replace)  # refused before the work starts
     z = embed(m, cat)
     with lock_target(index, wait=None):
         ix = Index.load(index)  # somebody else may have changed it meanwhile

@@ -19,7 +19,7 @@ from rasterio.windows import Window
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
 from ..sensors import S2RGB, Sensor, TILE, Tile
 from ..units import convert, guess_unit, offset_in, select_bands, to_unit
-from ..labels import labels_by_area
+from ..labels import fitting, labels_by_area, unknown_codes
 from ..geodesy import from_lonlat, to_lonlat
 from .rasters import display_name, ENV, open_raster, tile_grid
 
@@ -227,6 +227,17 @@ def _convert(r, x):
     return (to_unit(x, s)[0] if unit == 'picture' else convert(x, s, unit, offset)), notes
 
 # %% ../../nbs/1_data/12_scenes.ipynb #d7bc4766
+def _open_classes(raster, stack):
+    "A class raster, opened if it is not open yet; refuses what is no whole numbers."
+    stack.enter_context(rasterio.Env(**ENV))
+    d = raster if hasattr(raster, 'read') else stack.enter_context(open_raster(raster))
+    if np.dtype(d.dtypes[0]).kind not in 'iu':
+        raise IncompatibleError(
+            f'{display_name(d.name)} holds {d.dtypes[0]}, and classes are whole numbers; give the class raster'
+        )
+    return d
+
+
 def class_window(
     raster,  # path or open raster of whole-number classes, in any projection
     crs: str,
@@ -235,12 +246,7 @@ def class_window(
 ) -> tuple:  # codes (rows, columns) and where they are known; raises `IncompatibleError` for another sort of raster
     "Read a window of a class raster, nearest neighbour."
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(**ENV))
-        d = raster if hasattr(raster, 'read') else stack.enter_context(open_raster(raster))
-        if np.dtype(d.dtypes[0]).kind not in 'iu':
-            raise IncompatibleError(
-                f'{display_name(d.name)} holds {d.dtypes[0]}, and classes are whole numbers; give the class raster'
-            )
+        d = _open_classes(raster, stack)
         _check_location(d)
         grid = dict(transform=rasterio.transform.from_bounds(*bounds, *shape[::-1]), height=shape[0], width=shape[1])
         alpha = d.nodata is None and ColorInterp.alpha not in d.colorinterp
@@ -254,7 +260,7 @@ def area_labels(
     crs: str,
     bounds: tuple,  # left, bottom, right, top in `crs`
     shape: tuple = (TILE, TILE),  # rows, columns to count on
-    nomenclature: str = 'dynamic-world',  # what the codes mean
+    nomenclature: str = '',  # what the codes mean; must be said
     min_frac: float = 0.05,  # part of the known area that makes a label
 ) -> tuple:  # label names; none if more than half of the window is unknown; raises `IncompatibleError`
     "Name the classes that cover enough of a window."
@@ -262,22 +268,36 @@ def area_labels(
     return labels_by_area(codes[known][None], nomenclature, min_frac) if known.mean() >= 0.5 else ()
 
 
+def _sample_codes(d):
+    "The codes of an open class raster in up to sixteen windows of it."
+    at = [np.unique(np.linspace(0, max(n - 128, 0), 4).astype(int)) for n in d.shape]
+    windows = [Window(col, row, min(128, d.width), min(128, d.height)) for row in at[0] for col in at[1]]
+    return np.ma.stack([d.read(1, window=w, masked=True) for w in windows]).reshape(len(windows), -1)
+
+
 def check_labels(
-    raster,  # open raster of classes
-    nomenclature: str = 'dynamic-world',
-) -> None:  # raises `IncompatibleError` if its number for "no data" is a class
+    raster,  # path or open raster of classes
+    nomenclature: str = '',  # what the codes mean; must be said
+) -> str:  # a remark on codes that count as unknown; raises `InputError`, or `IncompatibleError` if the two do not fit
     "Check that a class raster fits its nomenclature."
-    if raster.nodata is None:
-        return
-    try:
-        lost = labels_by_area(np.full((1, 1), int(raster.nodata)), nomenclature)
-    except ClospError:
-        return
-    if lost:
+    with ExitStack() as stack:
+        d = _open_classes(raster, stack)
+        codes, name = _sample_codes(d), display_name(d.name)
+    lost, met = unknown_codes(codes, nomenclature), np.unique(codes.compressed())
+    if d.nodata is not None and (label := labels_by_area(np.full((1, 1), d.nodata), nomenclature)):
         raise IncompatibleError(
-            f'{display_name(raster.name)} calls {raster.nodata:g} no data, and in {nomenclature} that is '
-            f'{lost[0].lower()}; take the flag away with gdal_edit.py -unsetnodata'
+            f'{name} calls {d.nodata:g} no data, and in {nomenclature} that is {label[0].lower()}; '
+            'take the flag away with gdal_edit.py -unsetnodata'
         )
+    if not lost:
+        return ''
+    strange = f'{", ".join(map(str, sorted(lost)))}'
+    if 2 * len(lost) > len(met):
+        fits = ' or '.join(fitting(met)) or 'no nomenclature; write a CSV with the columns code and label'
+        raise IncompatibleError(
+            f'{name} holds codes {strange}, which {nomenclature} lacks; all of its codes fit {fits}'
+        )
+    return f'{sum(lost.values()) / codes.count():.0%} of the labels unknown: codes {strange} are not in {nomenclature}'
 
 # %% ../../nbs/1_data/12_scenes.ipynb #9ca7a981
 @dataclass
@@ -334,7 +354,7 @@ def _cut(r, row, col, rules):
 def scene_tiles(
     scene: Scene,
     labels: str | Path | None = None,  # a class raster
-    nomenclature: str = 'dynamic-world',  # what its codes mean
+    nomenclature: str = '',  # what its codes mean; must be said
     min_frac: float = 0.05,  # part of a tile's area that makes a label
     max_cloud: float = 1.0,  # more cloud than this skips the window
     max_gaps: float = 0.5,  # more missing pixels than this, in any band, skip it
@@ -349,8 +369,8 @@ def scene_tiles(
         if labels is not None:
             raster = stack.enter_context(open_raster(labels))
             # a wrong nomenclature or raster stops the scene, not each tile
+            r.notes += tuple(filter(None, [check_labels(raster, nomenclature)]))
             area_labels(raster, r.crs, r.grid.bounds, (9, 9), nomenclature, min_frac)
-            check_labels(raster, nomenclature)
         if scene.cloud:  # opened once
             r.scene = replace(scene, cloud=(stack.enter_context(open_raster(scene.cloud[0])), scene.cloud[1]))
         rules, (h, w) = _Rules(raster, nomenclature, min_frac, max_cloud, max_gaps, mask_cloud), r.grid.shape

@@ -13,18 +13,15 @@ import pytest
 from closp_nb import core
 from closp_nb.core import (
     MARK,
-    InPath,
     InputError,
-    OutPath,
     atomic_folder,
     atomic_write,
     check_writable,
-    guarded,
     lock_target,
-    note_input,
     put_back,
     sign_folder,
 )
+from closp_nb.inputs import InPath, OutPath, guarded, note_input
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = os.environ | {'PYTHONPATH': str(ROOT)}
@@ -224,7 +221,7 @@ def test_a_writer_can_wait_its_turn(tmp_path, holder, capsys):
     threading.Timer(2, lambda: holder.communicate('\n')).start()
     with lock_target(tmp_path / 'r', wait=None):
         assert holder.wait() == 0
-    assert f'waiting: another closp writes {tmp_path / "r"} (process {holder.pid})' in capsys.readouterr().err
+    assert f'waiting: another closp writes {tmp_path / "r"} (process {holder.pid} on ' in capsys.readouterr().err
 
 
 def test_threads_exclude_each_other(tmp_path):

@@ -140,9 +140,6 @@ def test_each_refusal_has_its_kind(tmp_path):
         read_geotiff(tmp_path / 'radar.tif', S2)
     with pytest.raises(NotFoundError, match='missing: B01'):
         read_bands([scene(tmp_path / 'p' / 'p_B02.tif', 120, 120, bands=('B02',))])
-    (tmp_path / 'labels.csv').write_bytes(b'path,labels\n\xff\xfe,x\n')
-    with pytest.raises(DamagedError, match='labels.csv is no table'):
-        Catalog.from_rasters(tmp_path, progress=False)
     (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
     with pytest.raises(DamagedError, match='fetch it again'):
         corpus_catalog(tmp_path)
@@ -326,6 +323,34 @@ def test_one_line_where_one_reason_holds_for_all(tmp_path):
     (tmp_path / 'labels.csv').write_text('path,labels\nodd.tif,Pastoors\n')
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert cat.frame.id.tolist() == ['good.tif'] and [Path(p).name for p, _ in left] == ['no_red.tif', 'odd.tif']
+
+
+def test_a_bad_label_table_costs_its_own_rows(tmp_path):
+    "A table in another encoding, with a byte-order mark or a ragged row ended the run over a folder of good tiles."
+    for name in ('a.tif', 'sub/B.TIF', 'dry.tif', 'zoë.tif'):
+        scene(tmp_path / name, 120, 120)
+    rows = [
+        'path,labels',
+        'a.tif,Pastures',
+        r'sub\b.tif',
+        r'sub\B.tif,Salines',
+        'a.tif,Water bodies',
+        'zoë.tif,Airports',
+    ]
+    for encoding in ('cp1252', 'utf-8-sig'):
+        (tmp_path / 'labels.csv').write_bytes('\r\n'.join([*rows, 'dry.tif,']).encode(encoding))
+        cat, left = Catalog.from_rasters(tmp_path, progress=False)
+        assert dict(zip(cat.table.id, cat.table.caption)) == {
+            'a.tif': 'grass. water',
+            'dry.tif': '',
+            'sub/B.TIF': 'bare',
+            'zoë.tif': 'built',
+        }
+        said = [(Path(p).name, 'cells' in why, 'cp1252' in why) for p, why in left]
+        assert said == [('labels.csv, row 3', True, False)] + [('labels.csv', False, True)] * (encoding == 'cp1252')
+    (tmp_path / 'labels.csv').write_bytes(b'')
+    cat, left = Catalog.from_rasters(tmp_path, progress=False)
+    assert len(cat) == 4 and len(left) == 1 and 'path and labels' in left[0][1]
 
 
 def test_the_windows_before_a_break_are_kept(tmp_path):
