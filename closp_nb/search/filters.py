@@ -186,11 +186,12 @@ def filter_counted(
     **where,  # the conditions of `filter_mask`
 ) -> tuple[np.ndarray | None, dict[str, int]]:  # the mask; {'time', 'place' or 'cloud': tiles left out for lack of it}
     "Tell which tiles meet all conditions, and count those that fail only because something is unknown about them."
-    meets, could, lacks = np.ones(len(cat), bool), np.ones(len(cat), bool), {}
+    meets, could = np.ones(len(cat), bool), np.ones(len(cat), bool)
+    lacks: dict[str, np.ndarray] = {}
     for what, ok in _conditions(cat, **where):
         unknown = ~ok & _is_unknown(cat.table, what)
         meets, could = meets & ok, could & (ok | unknown)
-        lacks[what] = lacks.get(what, False) | unknown
+        lacks[what] = lacks.get(what, unknown) | unknown
     counts, rest = {}, could & ~meets
     for what, unknown in lacks.items():  # a tile that lacks two of them is counted once
         if n := int((rest & unknown).sum()):
