@@ -120,7 +120,7 @@ def _check_sensors(folder, sensors):
                 f"this version reads {', '.join(own.names)} in {own.unit}"
             )
 
-
+# %% ../../nbs/3_models/37_folder.ipynb #d1c0d001
 def _check_claims(folder, recipe, sensors, weights):
     "Refuse a recipe that asks for larger layers than the weights have, before they are made."
     m = recipe.model

@@ -72,7 +72,7 @@ def _read_npz(path):
             out[name.removesuffix('.npy')] = x.reshape(shape, order='F' if columns_first else 'C').copy()
     return out
 
-
+# %% ../../nbs/5_search/50_stores.ipynb #d1c0d005
 class ScalarQuantizer:
     "Turn unit vectors into whole numbers of one byte, and know how far off they can be."
 
