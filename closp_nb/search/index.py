@@ -294,6 +294,8 @@ def _edit(index, gone, more=None, z=None, model=None):
     store = index.store.edit(keep, z)
     cat = index.cat.take(keep) if more is None else Catalog.concat([index.cat.take(keep), more])
     about = {k: v for k, v in index.about.items() if k != 'files'} | dict(count=len(store))
+    if index._saved:
+        about['read'] = index._saved
     if 'vectors.npy' in store.files:
         about['recall'] = _measure(store, store.z, probe_queries(model, store.z))  # else that of the first build
     return store, cat, about
@@ -318,6 +320,8 @@ def old_ids(
 # %% ../../nbs/5_search/51_index.ipynb #093099bd
 class Index(BaseIndex):
     "Keep the vectors of an archive with their rows and the fingerprint of the model that made them."
+
+    _saved: list | None = None  # the generation that it became
 
     def __init__(self, store: ExactStore, cat, about: dict):  # cat: a Catalog, or a function that reads it
         self.store, self._cat, self.about = store, cat, about
@@ -363,7 +367,9 @@ class Index(BaseIndex):
 
     def save(self, folder, overwrite: bool = False) -> Path:
         "Write the index folder; model and tiles next to it are kept by relative paths, so that all can move together."
-        self.about = self.about | dict(read=_write_folder(Path(folder), self.store, self.cat, self.about, overwrite))
+        self._saved = _write_folder(Path(folder), self.store, self.cat, self.about, overwrite)
+        if 'read' in self.about:
+            self.about = self.about | dict(read=self._saved)
         return Path(folder)
 
     @classmethod
