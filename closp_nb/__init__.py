@@ -22,7 +22,7 @@ evaluation  graded metrics, floors, intervals, comparisons
 explorer    a search page in a notebook and in a browser
 cli         everything from the shell
 
-Beside them: core (errors, files), sensors, units, labels, geodesy.
+Beside them: core (errors, files), sensors, units, labels, geodesy, names, evidence.
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -41,6 +41,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'units',
         'labels',
         'geodesy',
+        'names',
+        'evidence',
     ],
     submod_attrs={
         'core': ['ClospError'],
