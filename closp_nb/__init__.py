@@ -48,7 +48,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'core': ['ClospError'],
         'sensors': ['S1', 'S2', 'Tile'],
         'labels': ['harmonize'],
-        'data.rasters': ['read_geotiff'],
+        'data.products': ['read_geotiff'],
         'data.catalog': ['Catalog'],
         'data.splits': ['split_catalog'],
         'data.queries': ['make_queries'],

@@ -12,7 +12,7 @@ import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
 import h5py
@@ -21,15 +21,17 @@ import pandas as pd
 from tqdm.auto import tqdm
 from ..core import check_disjoint, check_writable, ClospError, DamagedError, IncompatibleError, InputError
 from ..core import NotFoundError, Skipped
-from ..sensors import S1, S2, S2L1C
-from ..units import as_sensor, convert
+from ..sensors import S1, S2, S2L1C, Tile
+from ..units import convert
+from ..names import as_sensor
+from ..evidence import Declared, split_declared
 from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
-from .catalog import Catalog, tile_row, to_catalog
+from .scenes import decide, scene_tiles
+from .products import find_scenes
+from .catalog import Catalog, read_labels, scene_names, tile_row, to_catalog
 from .splits import split_catalog, SPLITS
 from .queries import make_queries, write_queries
 from .archives import archive, ARCHIVES, guess_archive, read_item, read_table, Source
-from .scenes import scene_tiles
-from .products import find_scenes
 
 # %% ../../nbs/1_data/18_corpus.ipynb #419f63f5
 OWN_LAYOUTS = ('scenes', 'tiles', 'corpus')  # beside those of the archives
@@ -45,7 +47,7 @@ class SourceFolder:
     nomenclature: str = 'dynamic-world'  # what its codes mean
     min_frac: float = 0.05  # part of a tile's area that makes a label
     max_cloud: float = 1.0  # more cloud than this skips a tile
-    bands: tuple = ()  # of scenes: names for the bands of rasters that do not name them
+    declared: Declared = Declared()  # of scenes and tiles: what the user says about them
 
     @property
     def name(self) -> str:
@@ -55,28 +57,31 @@ class SourceFolder:
     def record(self) -> dict:
         "Return the entry of corpus.json and of the plan, in the words that those files have."
         about = dict(kind=self.layout, folder=self.name, labels=Path(self.labels).name, nomenclature=self.nomenclature)
-        return about | dict(least=self.min_frac, max_cloud=self.max_cloud, bands=self.bands)
+        own = {f.name: getattr(self.declared, f.name) for f in fields(Declared)}
+        return about | dict(least=self.min_frac, max_cloud=self.max_cloud) | own
 
 
 def source_folder(
-    text: str | Path,  # a folder, or layout=folder
+    text: str | Path,  # a folder, or layout=folder; behind a ? what is known of it: scenes=mine?unit=linear
     labels: str = '',  # of scenes: a class raster, or a folder with one for each scene, named as the scene's file is
     nomenclature: str = 'dynamic-world',  # what its codes mean
     min_frac: float = 0.05,  # part of a tile's area that makes a label
     max_cloud: float = 1.0,  # more cloud than this skips a tile
-    bands: tuple = (),  # of scenes: names for the bands of rasters that do not name them
+    **facts,  # of scenes and tiles: what you know about them (see `Declared`)
 ) -> SourceFolder:  # raises `NotFoundError` (no folder) or `InputError` (an unknown layout)
     "Name a folder to build from, its layout told or guessed."
-    layout, _, folder = str(text).partition('=')
+    text, more = split_declared(text)
+    layout, _, folder = text.partition('=')
     if layout not in (*ARCHIVES, *OWN_LAYOUTS):
-        layout, folder = '', str(text)
+        layout, folder = '', text
     if not Path(folder).is_dir():
         unknown = folder.partition('=')[0]
         if '=' in folder and not Path(unknown).exists():
             raise InputError(f"no archive '{unknown}'; use one of {', '.join((*ARCHIVES, *OWN_LAYOUTS))}")
         raise NotFoundError(f'{folder} is not a folder; check the path')
     layout = layout or _guess_layout(Path(folder))
-    return SourceFolder(layout, folder, labels, nomenclature, min_frac, max_cloud, bands)
+    declared = Declared(**(facts | more))
+    return SourceFolder(layout, folder, labels, nomenclature, min_frac, max_cloud, declared)
 
 
 def _guess_layout(d):
@@ -92,19 +97,22 @@ _TILES_PER_ITEM = 256  # tiles of a scene that are read in one go
 
 
 @lru_cache(8)
-def _scenes(f):
-    "The scenes of a folder by name, and {path: reason} of files that are none."
-    found, left = find_scenes(f.folder, list(f.bands) or None)
-    names = [(s.sensor.key[:2], s.id) for s in found]
-    out = {}
-    for s, name in zip(found, names):
-        if names.count(name) > 1:
-            where = Path(os.path.relpath(next(iter(s.files.values()))[0], f.folder)).parent
-            s = replace(s, id='~'.join([*where.parts, s.id]))
-        out[f'{s.sensor.key} {s.id}'] = s
-    if len(out) < len(found):
-        raise InputError(f'{Path(f.folder).name} holds two scenes of one name in one folder; rename one')
-    return out, {os.path.relpath(path, f.folder): why for path, why in left}
+def _own(f):
+    "What was found in a folder, its scenes by name, and labels of a table."
+    found = find_scenes(f.folder, declared=f.declared)
+    labels, lost = read_labels(Path(f.folder))
+    names = scene_names(found, Path(f.folder))
+    lost += [
+        Skipped(n, 'skipped', 'stands in labels.csv but is not there; check its path') for n in labels if n not in names
+    ]
+    return found, dict(zip(names, found.scenes)), labels, {o.id: o for o in (*found.left, *lost)}
+
+
+@lru_cache(64)
+def _decided(f, name):
+    "A scene with its numbers settled, and how many tiles it has."
+    s = decide(_own(f)[1][name])
+    return s, len(s.windows())
 
 
 def _class_raster(labels, scene):
@@ -129,47 +137,30 @@ def _count(scene):
         return 1  # the item will fail, and say why
 
 
-def _scene_source(f):
+def _own_source(f):
     def find(folder):
-        scenes, left = _scenes(f)
+        _, scenes, _, left = _own(f)
         items = [(n, f'{k:06d}') for n, s in scenes.items() for k in range(0, _count(s), _TILES_PER_ITEM)]
-        return items + [('', path) for path in sorted(left)]  # a file that is no scene is an item too
+        return items + [('', id) for id in sorted(left)]  # a file that is no scene is an item too
 
     def read(folder, item):
-        (scenes, left), (name, k) = _scenes(f), item
+        (_, _, labels, left), (name, k) = _own(f), item
         if not name:
-            yield Skipped(k, 'skipped', f'no scene: {left[k]}'.replace(f'{folder}/', ''))
+            yield replace(left[k], id=os.path.relpath(k, folder) if os.path.isabs(k) else k)
             return
-        s, k = scenes[name], int(k)
+        s, n = _decided(f, name)
         raster = _class_raster(f.labels, s) if f.labels else None
-        corners = s.windows()[k : k + _TILES_PER_ITEM]
-        yield from scene_tiles(s, raster, f.nomenclature, f.min_frac, f.max_cloud, corners=corners)
+        corners = s.windows()[int(k) : int(k) + _TILES_PER_ITEM]
+        for t in scene_tiles(s, raster, f.nomenclature, f.min_frac, f.max_cloud, corners=corners):
+            t = replace(t, id=name if n == 1 else f'{name}@{t.id.rpartition("@")[2]}') if isinstance(t, Skipped) else t
+            if isinstance(t, Tile):
+                t.id = name if n == 1 else f'{name}@{t.id.rpartition("@")[2]}'
+                t.labels = labels.get(name, t.labels) if raster is None else t.labels
+            yield t
 
-    return Source('scenes', 'your own scenes', (S1, S2, S2L1C), find, read)
+    return Source(f.layout, 'your own scenes and tiles', (S1, S2, S2L1C), find, read)
 
 # %% ../../nbs/1_data/18_corpus.ipynb #f54a59ff
-@lru_cache(8)
-def _scanned(folder):
-    "Catalog of a folder, its rows by id, and the reasons for files without one."
-    cat, left = Catalog.from_rasters(folder, progress=False)
-    return cat, dict(zip(cat.table.id, range(len(cat)))), {os.path.relpath(path, folder): why for path, why in left}
-
-
-def _tile_source(f):
-    def find(folder):
-        _, row, left = _scanned(folder)
-        return [(i, '') for i in row] + [('', path) for path in sorted(left)]
-
-    def read(folder, item):
-        (cat, row, left), (id, path) = _scanned(folder), item
-        if id:
-            yield cat[row[id]]
-        else:
-            yield Skipped(path, 'failed', left[path].replace(f'{folder}/', ''))
-
-    return Source('tiles', 'your own tiles', (S1, S2), find, read)
-
-
 @lru_cache(4)
 def _catalog_notes(catalog):
     "Facts of a corpus's own catalog beyond its HDF5 files: id -> source, notes, cloud."
@@ -196,7 +187,7 @@ def _corpus_source(f):
 
 def open_source(f: SourceFolder) -> Source:  # lists the folder's items, and reads them
     "Return the source of a folder."
-    own = dict(scenes=_scene_source, tiles=_tile_source, corpus=_corpus_source)
+    own = dict(scenes=_own_source, tiles=_own_source, corpus=_corpus_source)
     return own[f.layout](f) if f.layout in own else archive(f.layout)
 
 # %% ../../nbs/1_data/18_corpus.ipynb #8dfdd1b1
@@ -205,9 +196,10 @@ def _fit(t, layout, folder):
     if t.sensor == S2L1C:
         t = as_sensor(t, S2)
         t.notes += ('level 1C: light at the top of the atmosphere',)
-    if t.sensor not in (S1, S2):
+    if t.sensor not in (S1, S2) or len(t.bands) < len(t.sensor.bands):
         raise IncompatibleError(
-            f'{t.sensor.name} has {len(t.sensor.bands)} of the {len(S2.bands)} bands; the corpus needs all'
+            f'{t.sensor.name} has {len(t.bands)} of the {len(S2.bands)} bands ({" ".join(t.bands)}); '
+            'the corpus needs all'
         )
     if t.sensor == S2:
         t.pixels = convert(np.rint(t.pixels * 10_000).astype('float32'), S2, 'DN')

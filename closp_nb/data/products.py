@@ -35,7 +35,8 @@ from closp_nb.names import (
     without_band,
 )
 from ..evidence import Declared, settle, split_declared, yaml_declared
-from .rasters import allow_host, display_name, local_path, open_raster, tag_labels, tag_offset
+from .rasters import allow_host, display_name, local_path, open_raster, read_raster, tag_labels
+from .rasters import tag_offset
 from .scenes import CLOUD_CLASSES, Scene, scene_tiles
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00002
@@ -274,9 +275,11 @@ def sar_scene(
     named, quantity = named_unit(name)
     unit, note = settle('unit', (declared.unit, 'told', ''), (named, 'name', name))
     id = id or (without_band(name) if time_in(name) else where.name)
-    time, when = _time(declared, _name_time(by['VV']))
+    (time, when), (labels, day) = _time(declared, _name_time(by['VV'])), ben_labels(Path(by['VV']).parent)
     notes = (*note, *((quantity,) if quantity else ()), *when)
-    return _scene(declared, id, S1, both, notes, unit=unit or '', offset=declared.offset, time=time).check()
+    return _scene(
+        declared, id, S1, both, notes, unit=unit or '', offset=declared.offset, time=day or time, labels=labels
+    ).check()
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00006
 def loose_scene(
@@ -332,8 +335,7 @@ def preview(
 ) -> np.ndarray:  # (bands, rows, columns), at most 256 x 256; NaN is missing
     "Read a raster at a coarse grid: enough to tell which band is which."
     with open_raster(path) as d:
-        size = dict(out_shape=(d.count, min(256, d.height), min(256, d.width)), out_dtype='float32')
-        return d.read(masked=True, **size).filled(np.nan)
+        return read_raster(d, out_shape=(d.count, min(256, d.height), min(256, d.width)))
 
 
 def _hinted_sensor(path):
