@@ -33,7 +33,7 @@ from ..labels import caption, harmonize
 from ..geodesy import check_centre, footprint
 from .hdf5 import COLLECTIONS, collection_of, corpus_about, from_layout_split, read_corpus, read_pixels
 from ..evidence import is_guess, split_declared
-from .scenes import decide, scene_from_text, scene_tiles, window_tile
+from .scenes import scene_from_text, walk_scene, window_tile
 from .products import Found, band_files, find_scenes, read_bands, read_geotiff
 
 # %% ../../nbs/1_data/14_catalog.ipynb #b687ff3e
@@ -439,9 +439,10 @@ def _scene_rows(found, root, split, source, progress):
     for s, name in zip(tqdm(found.scenes, desc=f'scan {root.name}', disable=not progress), names):
         told, more, left = labels.pop(name, None), [], []
         try:
-            s = decide(s)
+            walk = walk_scene(s)
+            s = next(walk)
             text = s.to_text()
-            for t in scene_tiles(s):
+            for t in walk:
                 if isinstance(t, Skipped):
                     left.append(replace(t, id=f'{name}@{t.id.rpartition("@")[2]}'))
                     continue

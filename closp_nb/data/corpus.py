@@ -146,7 +146,7 @@ def _own_source(f):
     def read(folder, item):
         (_, _, labels, left), (name, k) = _own(f), item
         if not name:
-            yield replace(left[k], id=os.path.relpath(k, folder) if os.path.isabs(k) else k)
+            yield left[k]
             return
         s, n = _decided(f, name)
         raster = _class_raster(f.labels, s) if f.labels else None

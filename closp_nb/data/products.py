@@ -48,6 +48,11 @@ def _declared(facts):
     return facts['declared'] if set(facts) == {'declared'} else Declared(**facts)
 
 
+def _checked(scene, facts):
+    "The scene; its files are opened now, unless they are going to be (a walk over a folder says so)."
+    return scene if 'declared' in facts else scene.check()
+
+
 def _time(declared, *claims):
     "A time, and a note unless it was found where times always stand."
     value, note = settle('time', (declared.time, 'told', ''), *[c for c in claims if c[0]][:1])
@@ -232,9 +237,9 @@ def safe_scene(
         cloud=_cloud(files), nodata=0, offset=offset, offset_certain=declared.offset is None, place=str(folder.path)
     )
     files, time = _scene_files(files, s, folder.name), declared.time or times[0][:19]
-    return _scene(
-        declared, Path(folder.name).stem, s, files, note, unit=declared.unit or 'DN', time=time, **about
-    ).check()
+    return _checked(
+        _scene(declared, Path(folder.name).stem, s, files, note, unit=declared.unit or 'DN', time=time, **about), facts
+    )
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00005
 def _polarisation(path):
@@ -277,9 +282,10 @@ def sar_scene(
     id = id or (without_band(name) if time_in(name) else where.name)
     (time, when), (labels, day) = _time(declared, _name_time(by['VV'])), ben_labels(Path(by['VV']).parent)
     notes = (*note, *((quantity,) if quantity else ()), *when)
-    return _scene(
-        declared, id, S1, both, notes, unit=unit or '', offset=declared.offset, time=day or time, labels=labels
-    ).check()
+    return _checked(
+        _scene(declared, id, S1, both, notes, unit=unit or '', offset=declared.offset, time=day or time, labels=labels),
+        facts,
+    )
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00006
 def loose_scene(
@@ -313,7 +319,7 @@ def loose_scene(
     offset, note = _offset(declared, _baseline(first))
     (time, when), (labels, day) = _time(declared, _name_time(first)), ben_labels(folder)
     about = dict(offset=offset, unit=declared.unit, time=day or time, nodata=0, cloud=_cloud(by), labels=labels)
-    return _scene(declared, name, s, bands, (*note, *when), **about).check()
+    return _checked(_scene(declared, name, s, bands, (*note, *when), **about), facts)
 
 
 def ben_labels(
@@ -451,7 +457,7 @@ def geotiff_scene(
     if s == S1:
         n2 = ()
     id = tags.get('id') or Path(where).stem
-    return _scene(declared, id, s, files, (*note, *n1, *n2, *n3), place=str(path), **about).check()
+    return _checked(_scene(declared, id, s, files, (*note, *n1, *n2, *n3), place=str(path), **about), facts)
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00101
 def _asset_band(key, asset):
@@ -520,7 +526,7 @@ def _check_inside(item, files, root):
             raise InputError(f'STAC item {item.id} names {f}, outside of {root}; give a folder that holds both')
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00102
-def _item_scene(item, base, declared, root):
+def _item_scene(item, base, declared, root, walked):
     "A STAC item as a scene."
     assets = [(b, a) for k, a in item.assets.items() if (b := _asset_band(k, a))]
     assets.sort(key=lambda o: ('jp2' in (o[1].media_type or ''), o[1].extra_fields.get('gsd') or 10))
@@ -555,7 +561,7 @@ def _item_scene(item, base, declared, root):
         unit = declared.unit or ('' if odd or kind.startswith('float') else 'DN')
         about |= dict(cloud=_cloud(found), nodata=0 if nodata is None else nodata)
         scene = _scene(declared, item.id, s, files, note, offset=offset, unit=unit, **about)
-    return scene if any(f.startswith('/vsi') for f, _ in files.values()) else scene.check()
+    return scene if walked or any(f.startswith('/vsi') for f, _ in files.values()) else scene.check()
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00103
 def _pystac():
@@ -622,7 +628,7 @@ def _items(stac):
         ) from e
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00104
-def _stac_scenes(source, collection, declared, root=''):
+def _stac_scenes(source, collection, declared, root='', walked=True):
     "Yield the scene of each STAC item, or (item, error)."
     _pystac()
     base = ''
@@ -636,7 +642,7 @@ def _stac_scenes(source, collection, declared, root=''):
         raise NotFoundError(f'no items{of} in this STAC source; check the search')
     for i in items:
         try:
-            yield _item_scene(i, base, declared, root)
+            yield _item_scene(i, base, declared, root, walked)
         except ClospError as e:
             yield i.id, e
         except (TypeError, ValueError, AttributeError, KeyError, IndexError) as e:
@@ -653,7 +659,7 @@ def stac_scenes(
 ) -> list[Scene]:  # raises `NotFoundError` (items, assets, files), `DamagedError` or, without pystac, another kind
     "List the scenes of a STAC collection; nothing is fetched, and an item that cannot be used ends the list."
     out = []
-    for s in _stac_scenes(source, collection, _declared(facts)):
+    for s in _stac_scenes(source, collection, _declared(facts), walked=False):
         if isinstance(s, tuple):
             raise s[1]
         out.append(s)
@@ -669,6 +675,7 @@ class Found:
     files: int = 0  # that were seen
     other: Counter = field(default_factory=Counter)  # kind -> how many files that are no rasters
     seen: set = field(default_factory=set)  # files that belong to a scene or to a refusal
+    root: str = ''  # of the walk; names are relative to it
 
     def take(self, where, make, files=()):
         "Add the scenes that `make` makes, unless their files were taken before."
@@ -677,12 +684,19 @@ class Found:
             for s in new if isinstance(new, Iterator | list) else [new]:
                 self._add(where, s)
         except ClospError as e:
-            self.left.append(Skipped(str(where), 'skipped', str(e)))
+            self.refuse(where, e)
         self.seen.update(map(os.path.abspath, files))
+
+    def refuse(self, where, error):
+        "Note that something did not become a scene, and why."
+        kind, name = 'failed' if isinstance(error, DamagedError) else 'skipped', str(where)
+        if self.root and os.path.isabs(name) == os.path.isabs(self.root):
+            name = os.path.relpath(name, self.root)
+        self.left.append(Skipped(name, kind, str(error).replace(f'{self.root}/', '')))
 
     def _add(self, where, s):
         if isinstance(s, tuple):
-            self.left.append(Skipped(f'{where}#{s[0]}', 'skipped', str(s[1])))
+            self.refuse(f'{where}#{s[0]}', s[1])
             return
         # STAC names files in full, a walk as it was begun
         paths = {os.path.abspath(local_path(f) or f) for f in (*(f for f, _ in s.files.values()), *s.cloud[:1])}
@@ -728,7 +742,7 @@ def _groups(rasters):
                 with open_raster(f) as d:
                     named = d.count == 1
             except ClospError:
-                named = False  # it is refused alone
+                pass  # it will be told when it is read
         groups.setdefault((_where([f]), without_band(f), radar) if named else f, []).append(f)
     for key, files in groups.items():
         if isinstance(key, Path):
@@ -759,6 +773,7 @@ def find_scenes(
         raise NotFoundError(f'{root} is not a folder; check the path')
     files = list(_walk(root)) if root.is_dir() and root.suffix != '.zarr' else [root]
     found.files, top = len(files), root if root.is_dir() else root.parent
+    found.root = str(top)
 
     def told(f):
         return declared.under(_facts_of(Path(f).parent if Path(f).suffix else Path(f), top, memory))
@@ -766,7 +781,7 @@ def find_scenes(
     rasters, rest, packed = [], [], []
     for f in files:
         if not str(f).isprintable() or any('\udc80' <= c <= '\udcff' for c in str(f)):
-            found.left.append(Skipped(ascii(str(f)), 'skipped', 'its name is no text (UTF-8); rename it'))
+            found.refuse(ascii(f.name), 'its name is no text (UTF-8); rename it')
         elif _kind(f).startswith('leftovers'):
             found.other[_kind(f)] += 1
         elif f.suffix.lower() in _PACKED:
@@ -798,7 +813,7 @@ def _take_all(found, root, rasters, rest, packed, told):
         if f.suffix.lower() == '.zip' and zipfile.is_zipfile(f):
             found.take(f, lambda: safe_scene(f, declared=told(f)))
         else:
-            found.left.append(Skipped(str(f), 'skipped', 'a packed archive; unpack it'))
+            found.refuse(f, 'a packed archive; unpack it')
     for where, reader, files in _groups([f for f in rasters if os.path.abspath(f) not in found.seen]):
         one = files if isinstance(files, list) else [files]
         found.take(where, lambda: reader(files, declared=told(one[0])), one)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLOUD_CLASSES', 'Scene', 'scene_from_text', 'class_window', 'area_labels', 'check_labels', 'decide', 'scene_tiles',
-           'window_tile']
+           'walk_scene', 'window_tile']
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a50001
 import json
@@ -162,7 +162,8 @@ class _Rasters:
     "The open files of a scene, each opened once and laid on the grid of the finest."
 
     def __init__(self, scene, stack):
-        self.scene, self.stack, s, opened = scene, stack, scene.sensor, {}
+        self.scene, self.stack, s = scene, stack, scene.sensor
+        self.opened = opened = {}
         self.bands, self.crs = [b for b in s.names if b in scene.files], ''
         for path in dict.fromkeys(scene.files[b][0] for b in self.bands):
             d = opened[path] = stack.enter_context(open_raster(path))
@@ -283,8 +284,7 @@ def _file_facts(r):
     "Scale, offset and unit that the files of a scene declare for all its bands alike."
     facts = set()
     for path, i in (r.scene.files[b] for b in r.bands):
-        with open_raster(path) as d:
-            facts.add((*file_scale(d, i), file_unit(d, i)))
+        facts.add((*file_scale(r.opened[path], i), file_unit(r.opened[path], i)))
     if len(facts) > 1:
         raise IncompatibleError(
             f'{r.scene.id}: its bands declare different scales ({", ".join(map(str, sorted(facts, key=str))[:120])}); '
@@ -471,10 +471,7 @@ def decide(
     scene: Scene,
 ) -> Scene:  # with unit, scale and offset settled, or as it was if all of it is empty; raises a `ClospError`
     "Settle what the numbers of a scene mean, before any tile is cut."
-    with ExitStack() as stack:
-        r = _Rasters(scene, stack)
-        x = None if scene.decided else _sample(r)
-        return scene if x is None else _decide(r, x)
+    return next(walk_scene(scene))
 
 
 def scene_tiles(
@@ -488,6 +485,18 @@ def scene_tiles(
     corners: Sequence | None = None,  # (row, column) of the tiles to cut; all windows if left out
 ) -> Iterator[Tile | Skipped]:  # raises a `ClospError` for a scene that cannot be used at all
     "Cut a scene into tiles, reading one window at a time."
+    walk = walk_scene(scene, labels, _Rules(None, nomenclature, min_frac, max_cloud, max_gaps, mask_cloud), corners)
+    next(walk)
+    yield from walk
+
+
+def walk_scene(
+    scene: Scene,
+    labels: str | Path | None = None,  # a class raster
+    rules: _Rules = _Rules(),
+    corners: Sequence | None = None,
+) -> Iterator[Scene | Tile | Skipped]:  # raises a `ClospError` for a scene that cannot be used at all
+    "Yield the scene with its numbers settled, and then its tiles; its files are opened once."
     with ExitStack() as stack:
         r = _Rasters(scene, stack)
         if not scene.decided and (some := _sample(r)) is not None:
@@ -499,16 +508,13 @@ def scene_tiles(
             raster = stack.enter_context(open_raster(labels))
             # a wrong nomenclature or raster stops the scene, not each tile
             bounds = rasterio.transform.array_bounds(r.grid.height, r.grid.width, r.grid.transform)
-            area_labels(raster, r.crs, bounds, (9, 9), nomenclature, min_frac)
-            check_labels(raster, nomenclature)
+            area_labels(raster, r.crs, bounds, (9, 9), rules.nomenclature, rules.min_frac)
+            check_labels(raster, rules.nomenclature)
+        yield r.scene
         if scene.cloud:  # opened once
             cloud = stack.enter_context(open_raster(scene.cloud[0])), scene.cloud[1]
             r.scene = replace(r.scene, cloud=cloud)
-        rules, h, w = (
-            _Rules(raster, nomenclature, min_frac, max_cloud, max_gaps, mask_cloud),
-            r.grid.height,
-            r.grid.width,
-        )
+        rules, h, w = replace(rules, labels=raster), r.grid.height, r.grid.width
         for row, col in r.corners if corners is None else corners:
             if not (0 <= row <= h - TILE and 0 <= col <= w - TILE):
                 raise InputError(
@@ -517,7 +523,7 @@ def scene_tiles(
                 )
             yield _cut(r, row, col, rules)
 
-
+# %% ../../nbs/1_data/12_scenes.ipynb #12a5f002
 _OPEN = threading.local()  # rasters that a thread of this process holds open
 
 
