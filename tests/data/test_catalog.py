@@ -142,7 +142,7 @@ def test_each_refusal_has_its_kind(tmp_path):
     with pytest.raises(NotFoundError, match='has B02 alone'):
         read_bands([scene(tmp_path / 'p' / 'p_B02.tif', 120, 120, bands=('B02',))])
     (tmp_path / 'labels.csv').write_bytes(b'path,labels\n\xff\xfe,x\n')
-    ((place, why),) = Catalog.from_rasters(tmp_path, progress=False)[1]  # the run goes on without its labels
+    place, why = list(Catalog.from_rasters(tmp_path, progress=False)[1])[-1]  # the run goes on without its labels
     assert place == 'labels.csv' and 'is no table' in why
     (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
     with pytest.raises(DamagedError, match='fetch it again'):
@@ -161,7 +161,7 @@ def test_a_bug_is_no_damaged_catalog(tmp_path, monkeypatch):
                 Catalog.load(tmp_path / 'catalog.parquet')
     for place in (
         'data.catalog.pixel_hash',
-        'data.scenes.spread_bands',
+        
         'data.scenes.tile_grid',
         'data.scenes.select_bands',
     ):
