@@ -4,9 +4,11 @@
 
 # %% auto #0
 __all__ = ['ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError', 'MissingDependencyError',
-           'DivergedError', 'check_writable', 'check_disjoint', 'atomic_write', 'Skipped']
+           'DivergedError', 'check_writable', 'check_disjoint', 'atomic_write', 'read_text', 'read_rows', 'Skipped']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
+import codecs
+import csv
 import os
 import shutil
 from collections.abc import Iterator
@@ -93,6 +95,60 @@ def atomic_write(
         os.replace(path, old)
     os.replace(tmp, path)
     _remove(old)
+
+# %% ../nbs/0_basics/00_core.ipynb #7b1a0c32
+def read_text(
+    path: str | Path,
+) -> tuple[str, str]:  # the text, and a remark where its letters are a guess; raises `NotFoundError` or `DamagedError`
+    "Read text in UTF-8 with or without a byte-order mark, in UTF-16 with one, or in the code page cp1252."
+    if not Path(path).is_file():
+        raise NotFoundError(f'{path} is not a file; check the path')
+    raw = Path(path).read_bytes()
+    wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    for encoding in ('utf-16',) if wide else () if b'\0' in raw else ('utf-8-sig', 'cp1252'):
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        guess = f'{path} is not in UTF-8 and was read in the code page cp1252; save it in UTF-8'
+        return text, guess if encoding == 'cp1252' else ''
+    raise DamagedError(f'{path} is no text (a spreadsheet in its own format?); save it as CSV in UTF-8')
+
+# %% ../nbs/0_basics/00_core.ipynb #7b1a0c34
+def read_rows(
+    path: str | Path,  # a CSV file
+    wanted: tuple,  # names of its columns that are needed
+) -> tuple[
+    list, list, str
+]:  # (number, wanted cells) of rows; (number, reason) of bad ones; a remark as `read_text` has
+    "Read the wanted columns of a table; raises a `ClospError` if it is no text or lacks one of them."
+    text, remark = read_text(path)
+    lines = text.splitlines(keepends=True)
+    top = next((i for i, s in enumerate(lines) if s.strip() and not s.startswith('sep=')), 0)
+    head = lines[top].strip().lower() if lines else ''
+    sep = max(',;\t', key=head.count)
+    short = [c.strip(' "').rstrip('s') for c in head.split(sep)]
+    if lost := [w for w in wanted if w.rstrip('s') not in short]:
+        raise InputError(f'{path} needs the columns {" and ".join(wanted)}; it has no {lost[0]} in {head[:100]!r}')
+    at = [short.index(w.rstrip('s')) for w in wanted]
+    rows, left = [], []
+    cells: list[str] | None = ['']
+    reader = csv.reader(lines[top + 1 :], delimiter=sep, strict=True)
+    while cells is not None:
+        n = top + 2 + reader.line_num
+        try:
+            cells = next(reader, None)
+        except csv.Error as e:
+            left.append((n, f'cannot be read ({e}); close its quotes, which may hold rows after it, too'))
+            continue
+        while cells and len(cells) > len(short) and not cells[-1].strip():
+            cells.pop()  # spreadsheets write separators after the last cell
+        if cells and len(cells) == len(short):
+            rows.append((n, *(cells[i].strip() for i in at)))
+        elif cells and any(cells):
+            why = f'has {len(cells)} cells, and the head {len(short)}'
+            left.append((n, f'{why}; put quotes around a cell that holds the separator {sep!r}'))
+    return rows, left, remark
 
 # %% ../nbs/0_basics/00_core.ipynb #6f438b84
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'CRISIS_LABELS', 'NOMENCLATURES', 'CORINE', 'RAW', 'PHRASES', 'SYNONYMS', 'TEMPLATES', 'harmonize',
-           'label_codes', 'labels_by_area', 'caption', 'multihot', 'labels_of', 'phrase', 'reword', 'collision_share']
+           'fitting', 'label_codes', 'unknown_codes', 'labels_by_area', 'read_label_table', 'read_code_table',
+           'caption', 'multihot', 'labels_of', 'phrase', 'reword', 'collision_share']
 
 # %% ../nbs/0_basics/03_labels.ipynb #bb6ebcd7
 import difflib
+import posixpath
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
 import numpy as np
-from .core import InputError
+from .core import ClospError, InputError, read_rows
 
 # %% ../nbs/0_basics/03_labels.ipynb #c6c9fff5
 LABELS = (
@@ -93,11 +97,14 @@ _REST = {
         40 Cropland > crops; 50 Built-up > built; 60 Bare / sparse vegetation > bare; 70 Snow and ice
         80 Permanent water bodies > water; 90 Herbaceous wetland > flooded vegetation
         95 Mangroves > flooded vegetation; 100 Moss and lichen > grass""",
+    'esri': """0 No data > ?; 1 Water; 2 Trees; 3 Grass; 4 Flooded vegetation; 5 Crops; 6 Scrub/shrub > shrub and scrub
+        7 Built area > built; 8 Bare ground > bare; 9 Snow/ice > snow and ice; 10 Clouds > ?; 11 Rangeland > grass""",
     'eurosat': """AnnualCrop > crops; Forest > trees; HerbaceousVegetation > grass; Highway > built; Industrial > built
         Pasture > grass; PermanentCrop > crops; Residential > built; River > water; SeaLake > water""",
     'terramind': """0 None > ?; 1 Water; 2 Trees; 3 Flooded vegetation; 4 Crops; 5 Built area > built
         6 Bare ground > bare; 7 Snow/ice > snow and ice; 8 Clouds > ?; 9 Rangeland > grass""",
     'sen12flood': '0 False > -; 1 True > flooded area',
+    'sen1floods11': '-1 Not seen > ?; 0 Not water > -; 1 Surface water > flooded area',
     'mmflood': '0 No flood > -; 1 Flood > flooded area; 255 Ignored > ?',
     'cabuar': '0 No change > -; 1 Burned area',
     'quakeset': '0 Unaffected area > -; 1 Earthquake affected area > earthquake damage',
@@ -111,7 +118,7 @@ def _key(name):
 def _entries(text, known=None):
     "Read `code name > label` entries; `known` says what names without an arrow mean."
     known, special = known or {}, {'-': '', '?': None}
-    rows = [re.fullmatch(r'(?:(\d+) )?(.+?)(?: > (.+))?', e.strip()).groups() for e in re.split('[;\n]', text)]
+    rows = [re.fullmatch(r'(?:(-?\d+) )?(.+?)(?: > (.+))?', e.strip()).groups() for e in re.split('[;\n]', text)]
     return tuple(
         (i if c is None else int(c), n, special.get(label, label or known.get(n, _key(n))))
         for i, (c, n, label) in enumerate(rows)
@@ -150,12 +157,8 @@ def _lookup(entries):
 
 
 _OF = {k: _lookup(es) for k, es in NOMENCLATURES.items()}
-_POT = [
-    e
-    for k in NOMENCLATURES
-    for e in NOMENCLATURES[k]
-    if e[2] and k not in ('sen12flood', 'mmflood', 'cabuar', 'quakeset')
-]
+_CRISIS = ('sen12flood', 'sen1floods11', 'mmflood', 'cabuar', 'quakeset')  # true and 1 say nothing without them
+_POT = [e for k in NOMENCLATURES for e in NOMENCLATURES[k] if e[2] and k not in _CRISIS]
 RAW = _lookup([(0, label, label) for label in LABELS] + _POT)
 
 
@@ -170,10 +173,14 @@ def _nomenclature(name):
     "The key of a nomenclature, any case and punctuation; raises `InputError` that lists them."
     if name is None:
         return None
+    if str(name).lower().endswith('.csv'):
+        return str(name)
+    if _squeeze(str(name)) in ('io', 'iolulc', 'esriio'):
+        return 'esri'
     for k in NOMENCLATURES:
         if _squeeze(str(name)) == _squeeze(k):
             return k
-    raise InputError(f"no nomenclature {str(name)[:40]!r}; use one of {', '.join(NOMENCLATURES)}")
+    raise InputError(f"no nomenclature {str(name)[:40]!r}; use one of {', '.join(NOMENCLATURES)}, or a CSV of your own")
 
 # %% ../nbs/0_basics/03_labels.ipynb #5e6af051
 def _unknown(n, nomenclature):
@@ -186,7 +193,7 @@ def _unknown(n, nomenclature):
     say = f"unknown label {n[:80]!r}" + (f" in {nomenclature}" if nomenclature else '')
     if other := [k for k in _OF if _squeeze(n) in _TABLES[k]]:
         return f"{say}; it is a name in {' and '.join(other)}: use nomenclature='{other[0]}'"
-    known = list(_OF[nomenclature] if nomenclature else RAW)
+    known = list(_OF[nomenclature] if nomenclature in _OF else _own_names(nomenclature) if nomenclature else RAW)
     if near := difflib.get_close_matches(_key(n), known, n=3, cutoff=0.5):
         return f"{say}; {'' if n.isascii() else 'names are English; '}did you mean {' or '.join(map(repr, near))}?"
     return f"{say} and nothing near it; names are English: {', '.join(known[:12])}{', ...' if known[12:] else ''}"
@@ -195,25 +202,49 @@ def _unknown(n, nomenclature):
 def harmonize(
     names: str | Iterable[str],  # raw label names, any case and punctuation
     nomenclature: str
-    | None = None,  # a key of `NOMENCLATURES`, to take its names only; all land cover names if left out
+    | None = None,  # a key of `NOMENCLATURES` or a CSV, to take its names only; all land cover names if left out
 ) -> tuple[str, ...]:  # of `LABELS`, each once, in their fixed order; raises `InputError` for an unknown name
     "Turn a source's label names into the twelve common ones."
     names = [names] if isinstance(names, str) or not np.iterable(names) else list(names)
     nomenclature = _nomenclature(nomenclature)
+    known = (
+        _TABLES[nomenclature]
+        if nomenclature in _TABLES
+        else {_squeeze(n): label for n, label in _own_names(nomenclature).items()}
+    )
     found = set()
     for n in names:
-        if not isinstance(n, str) or _squeeze(n) not in _TABLES[nomenclature]:
+        if not isinstance(n, str) or _squeeze(n) not in known:
             raise InputError(_unknown(n, nomenclature))
-        found.add(_TABLES[nomenclature][_squeeze(n)])
+        found.add(known[_squeeze(n)])
     return tuple(label for label in LABELS if label in found)
 
 # %% ../nbs/0_basics/03_labels.ipynb #47799883
-def _opinions(nomenclature):
+def fitting(
+    codes: Iterable[float],  # found in a raster
+) -> list[str]:  # keys of `NOMENCLATURES`, those with fewest codes first
+    "List the nomenclatures that have all of some codes."
+    named = ('bigearthnet-43', 'bigearthnet-19', 'eurosat')  # their numbers are ours and stand in nobody's raster
+    tables = {k: _opinions(k) for k in NOMENCLATURES if k not in named}
+    return sorted((k for k, t in tables.items() if set(codes) <= set(t)), key=lambda k: len(tables[k]))
+
+
+def _ask(codes=()):
+    "The line that asks for a nomenclature, with the names that fit the codes, if there are any."
+    codes = sorted(codes)
+    fits = f'; codes {", ".join(f"{c:.9g}" for c in codes[:12])} fit {", ".join(fitting(codes)) or "none of them"}'
+    return (
+        f"say what the codes of a class raster mean, such as nomenclature='dynamic-world'; use one of "
+        f"{', '.join(NOMENCLATURES)}, or a CSV with the columns code and label{fits if codes else ''}"
+    )
+
+
+def _opinions(nomenclature, codes=()):
     "{code: label, '' for none of the twelve, None for no opinion}; CORINE's also by running number."
-    key = _nomenclature(nomenclature)
+    key = _nomenclature(nomenclature or None)
     if key is None:
-        raise InputError(f"codes need a nomenclature; use one of {', '.join(NOMENCLATURES)}")
-    table = {c: label for c, _, label in NOMENCLATURES[key]}
+        raise InputError(_ask(codes))
+    table = {c: label for c, _, label in (NOMENCLATURES[key] if key in NOMENCLATURES else _own_table(key))}
     if key == 'corine':
         table |= {i: label for i, (*_, label) in enumerate(_clc, 1)}
     return table
@@ -225,37 +256,102 @@ def label_codes(
     "Return the label of each code of a label raster."
     return {c: label or '' for c, label in _opinions(nomenclature).items()}
 
-
-def labels_by_area(
-    codes: np.ndarray,  # (rows, columns) class codes; NaN and masked pixels have no opinion
-    nomenclature: str,  # whose codes they are: a key of `NOMENCLATURES`
-    min_frac: float = 0.05,  # share of the area with an opinion that a label must cover
-    nodata: float | None = None,  # one more code that means nothing in this file
-) -> tuple[str, ...]:  # of `LABELS`, in their fixed order; raises `InputError` for a code it does not know
-    "Read the labels that cover enough of a map of codes."
-    table, codes = _opinions(nomenclature), np.ma.asarray(codes)
+# %% ../nbs/0_basics/03_labels.ipynb #5a01d7b2
+def _count(codes, nodata):
+    "{code: pixels} of a map without what is masked, not a number or `nodata`."
+    codes = np.ma.asarray(codes)
     if codes.ndim != 2 or codes.dtype.kind not in 'biuf':
         raise InputError(
             f'a map of codes is (rows, columns) of numbers, not {codes.dtype} {codes.shape}; '
             'pass one band of the label raster'
         )
+    found, counts = np.unique(np.ma.masked_invalid(codes).compressed(), return_counts=True)
+    return {c: n for c, n in zip(found.tolist(), counts.tolist()) if c != nodata}
+
+
+def unknown_codes(
+    codes: np.ndarray,  # (rows, columns) class codes
+    nomenclature: str,  # a key of `NOMENCLATURES`, or a CSV for `read_code_table`
+    nodata: float | None = None,  # one more code that means nothing in this file
+) -> dict[float, int]:  # {code: pixels}
+    "Count the pixels of a map whose codes its nomenclature lacks."
+    found = _count(codes, nodata)
+    table = _opinions(nomenclature, found)
+    return {c: n for c, n in found.items() if c not in table}
+
+
+def labels_by_area(
+    codes: np.ndarray,  # (rows, columns) class codes; NaN and masked pixels have no opinion
+    nomenclature: str,  # whose codes they are: a key of `NOMENCLATURES`, or a CSV for `read_code_table`
+    min_frac: float = 0.05,  # share of the area with an opinion that a label must cover
+    nodata: float | None = None,  # one more code that means nothing in this file
+) -> tuple[str, ...]:  # of `LABELS`, in their fixed order; none if more than half has codes that are unknown
+    "Read the labels that cover enough of a map of codes."
+    found = _count(codes, nodata)
+    table, area = _opinions(nomenclature, found), dict.fromkeys(LABELS, 0)
     if not 0 < min_frac <= 1:
         raise InputError(f'min_frac is a share above 0 and up to 1, not {min_frac}; try 0.05')
-    area, seen = dict.fromkeys(LABELS, 0), 0
-    found, counts = np.unique(np.ma.masked_invalid(codes).compressed(), return_counts=True)
-    for c, n in zip(found.tolist(), counts.tolist()):
-        if c == nodata:
-            continue
-        if c not in table:
-            raise InputError(
-                f'code {c:.9g} is not in {_nomenclature(nomenclature)} ({", ".join(map(str, sorted(table)))}); '
-                f'name the nomenclature the map was made with, or pass nodata={c:.9g} if it marks missing pixels'
-            )
-        if table[c] is not None:
-            seen += n
-        if table[c]:
+    if sum(n for c, n in found.items() if c not in table) > sum(found.values()) / 2:
+        return ()
+    seen = sum(n for c, n in found.items() if table.get(c) is not None)
+    for c, n in found.items():
+        if table.get(c):
             area[table[c]] += n
     return tuple(label for label in LABELS if area[label] and area[label] / seen >= min_frac)
+
+# %% ../nbs/0_basics/03_labels.ipynb #3c51aa02
+def read_label_table(
+    path: str | Path,  # a CSV with the columns path and labels
+) -> tuple[dict[str, tuple[str, ...]], list[tuple[int, str]], str]:
+    # raw labels by path with slashes, () where there are none; (row, reason) of bad rows; a remark on guessed letters
+    "Read which labels the files of a folder have."
+    try:
+        rows, left, remark = read_rows(path, ('path', 'labels'))
+    except ClospError as e:
+        return {}, [(1, str(e))], ''
+    named: dict[str, dict] = {}
+    for n, p, text in rows:
+        if p:
+            own = named.setdefault(posixpath.normpath(p.replace('\\', '/')), {})
+            own |= dict.fromkeys(w.strip() for w in text.split(';') if w.strip())
+        else:
+            left.append((n, 'has no path; write one'))
+    return {p: tuple(own) for p, own in named.items()}, sorted(left), remark
+
+# %% ../nbs/0_basics/03_labels.ipynb #3c51aa03
+def read_code_table(
+    path: str | Path,  # a CSV with the columns code and label
+) -> tuple[tuple[int, str, str | None], ...]:  # (code, name, label), as in `NOMENCLATURES`; raises `InputError`
+    "Read what the codes of a class raster mean: a label each, empty for no opinion, a dash for none of the twelve."
+    rows, left, _ = read_rows(path, ('code', 'label'))
+    if left or not rows:
+        raise InputError(f'{path}, row {left[0][0]}: {left[0][1]}' if left else f'{path} has no rows; write some')
+    out: dict[int, tuple] = {}
+    for n, c, name in rows:
+        try:
+            if not re.fullmatch(r'-?\d+(\.0+)?', c):
+                raise InputError(f'a code is a whole number, not {c[:40]!r}')
+            label = {'': None, '?': None, '-': ''}[name] if name in ('', '?', '-') else harmonize(name)[0]
+            if out.setdefault(int(float(c)), (name, label))[1] != label:
+                raise InputError(f'code {c} has two labels; keep one')
+        except ClospError as e:
+            raise InputError(f'{path}, row {n}: {e}') from e
+    return tuple((c, *o) for c, o in out.items())
+
+
+@lru_cache(16)
+def _read_once(path, when):
+    return read_code_table(path)
+
+
+def _own_table(path):
+    "The entries of a code table, read again when the file has changed."
+    return _read_once(path, Path(path).stat().st_mtime_ns if Path(path).is_file() else 0)
+
+
+def _own_names(path):
+    "{name: label} of a code table."
+    return {_key(name): label for _, name, label in _own_table(path)}
 
 # %% ../nbs/0_basics/03_labels.ipynb #d6552c41
 def caption(

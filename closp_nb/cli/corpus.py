@@ -31,11 +31,11 @@ def corpus_build_command(
     # folders to take tiles from; each may say what it is: mmflood=FOLDER, scenes=FOLDER, tiles=FOLDER, corpus=FOLDER
     parts: list[str],
     labels: str = '',  # for scenes: a class raster, or a folder with one for each scene
-    nomenclature: str = 'dynamic-world',  # what its codes mean
+    nomenclature: str = '',  # what its codes mean: dynamic-world, worldcover, esri, corine, ..., or a CSV of code,label
     min_frac: float = 0.05,  # fraction of a tile's area that makes a label
     max_cloud: float = 1.0,  # tiles of a scene with a larger fraction of cloud are skipped
     bands: str = '',  # for scenes in rasters of nameless bands: their names, with commas
-    split: str = 'stratified',  # or blocks: whole regions apart
+    split: str = 'keep',  # of corpora, other tiles by labels; stratified: all by labels; blocks: whole regions apart
     train_frac: float = 0.2,  # fraction of the tiles for training
     km: float = 100,  # edge of a block
     buffer: float = 5,  # km between training tiles and the gallery, for blocks

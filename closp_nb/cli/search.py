@@ -109,11 +109,12 @@ def explore_command(
     visit: str | None = None,  # open what was saved on the page
     dark: bool = False,  # light letters on dark ground
     web: bool = False,  # a map of streets, fetched from OpenStreetMap piece by piece
-    host: str = '127.0.0.1',  # address to listen on; others than this one let strangers in
+    host: str = '127.0.0.1',  # address to listen on; another lets other machines in, if they know the token
     port: int = 8866,  # from 1 to 65535
+    pages: int = 8,  # that may be open at one time; each takes about 700 MB
     quiet: bool = False,  # do not open a browser
 ):
     "Open the query explorer as a page in your browser; Ctrl-C ends it."
-    check_server(host, port)
+    check_server(host, port, pages)
     source = desk_source(index, model=model, train=train, visit=visit, web=web)
-    serve_notebook(source, host=host, port=port, dark=dark, web=web, open_browser=not quiet)
+    serve_notebook(source, host=host, port=port, dark=dark, web=web, open_browser=not quiet, pages=pages)

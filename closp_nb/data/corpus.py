@@ -26,10 +26,11 @@ from ..units import convert
 from ..names import as_sensor
 from ..evidence import Declared, split_declared
 from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
+from .rasters import check_labels
 from .scenes import decide, scene_tiles
 from .products import find_scenes
 from .catalog import Catalog, read_labels, scene_names, tile_row, to_catalog
-from .splits import split_catalog, SPLITS
+from .splits import joined_splits, split_catalog, SPLITS
 from .queries import make_queries, write_queries
 from .archives import archive, ARCHIVES, guess_archive, read_item, read_table, Source
 
@@ -44,7 +45,7 @@ class SourceFolder:
     layout: str  # a key of `ARCHIVES`, or one of `OWN_LAYOUTS`
     folder: str
     labels: str = ''  # of scenes: a class raster, or a folder with one for each scene, named as the scene's file is
-    nomenclature: str = 'dynamic-world'  # what its codes mean
+    nomenclature: str = ''  # what its codes mean; must be said with labels
     min_frac: float = 0.05  # part of a tile's area that makes a label
     max_cloud: float = 1.0  # more cloud than this skips a tile
     declared: Declared = Declared()  # of scenes and tiles: what the user says about them
@@ -64,7 +65,7 @@ class SourceFolder:
 def source_folder(
     text: str | Path,  # a folder, or layout=folder; behind a ? what is known of it: scenes=mine?unit=linear
     labels: str = '',  # of scenes: a class raster, or a folder with one for each scene, named as the scene's file is
-    nomenclature: str = 'dynamic-world',  # what its codes mean
+    nomenclature: str = '',  # what its codes mean; must be said with labels
     min_frac: float = 0.05,  # part of a tile's area that makes a label
     max_cloud: float = 1.0,  # more cloud than this skips a tile
     **facts,  # of scenes and tiles: what you know about them (see `Declared`)
@@ -115,13 +116,18 @@ def _decided(f, name):
     return s, len(s.windows())
 
 
+def _class_rasters(labels):
+    "The rasters of a folder; none if `labels` is one itself."
+    d = Path(labels)
+    return [f for f in sorted(d.iterdir()) if f.suffix.lower() in ('.tif', '.tiff', '.jp2')] if d.is_dir() else []
+
+
 def _class_raster(labels, scene):
     "The class raster of a scene."
     d, stem = Path(labels), Path(next(iter(scene.files.values()))[0]).stem
     if not d.is_dir():
         return labels
-    rasters = [f for f in sorted(d.iterdir()) if f.suffix.lower() in ('.tif', '.tiff', '.jp2')]
-    fits = [f for f in rasters if f.stem in (stem, scene.id)]
+    fits = [f for f in _class_rasters(d) if f.stem in (stem, scene.id)]
     if len(fits) != 1:
         raise NotFoundError(
             f'{d.name} holds {len(fits)} class rasters named {scene.id} or {stem}, and one is meant; '
@@ -327,6 +333,8 @@ def _rows(work, jobs):
 def _assemble(work, jobs, split, queries, about):
     "Write everything that is not pixels."
     t, left, books = _rows(work, jobs)
+    if split['how'] == 'keep':
+        t['split'] = t.id.map(joined_splits(f.folder for _, f, _ in jobs if f.layout == 'corpus')).fillna('')
     shards = t.pop('shard')
     t.pop('part')
     cat = Catalog(t.assign(path=str(work / 'crisislandmark.h5')))
@@ -334,7 +342,7 @@ def _assemble(work, jobs, split, queries, about):
     if empty := [s for s in ('train', 'gallery') if not (cat.table.split == s).any()]:
         raise InputError(
             f"the split leaves no tile for '{empty[0]}' ({len(cat)} tiles in all); "
-            'call it again with another train_frac or split, what was read is kept'
+            "call it again with split='stratified' or another train_frac; what was read is kept"
         )
     _write_and_rename(work, 'crisislandmark', '.h5', partial(_write_links, keys=t.id, shards=shards))
     meta = cat.frame[['id', 'split', 'raw_labels']].set_axis(['key', 'split', 'labels'], axis=1)
@@ -389,7 +397,7 @@ def _built(folder, about):
 def build_corpus(
     folder: str | Path,  # to write; the work goes on in folder.building beside it
     *sources: SourceFolder | str | Path,  # folders, or texts for `source_folder`
-    split: str = 'stratified',  # or 'blocks': whole regions apart (chapter 15)
+    split: str = 'keep',  # of corpora, and new tiles stratified; 'stratified' or 'blocks' deal all anew (chapter 15)
     train_frac: float = 0.2,  # of the tiles, for training
     km: float = 100,  # edge of a block
     buffer: float = 5,  # km; training tiles nearer than this to a corpus tile are kept out, for blocks
@@ -437,6 +445,8 @@ def _check_build(folder, sources, split, train_frac, workers, chunk):
         raise InputError(f'{twice[0].folder} is named twice; name every folder once')
     for f in sources:
         check_disjoint(folder, f.folder)
+        if f.labels and f.layout == 'scenes' and Path(f.labels).exists():
+            check_labels(next(iter(_class_rasters(f.labels)), f.labels), f.nomenclature)
     return sources
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRIVERS', 'ENV', 'tile_grid', 'allow_host', 'local_path', 'display_name', 'open_raster', 'read_raster',
            'check_numbers', 'check_location', 'crs_text', 'file_scale', 'file_unit', 'tag_labels', 'tag_offset',
-           'write_geotiff']
+           'class_window', 'area_labels', 'check_labels', 'write_geotiff']
 
 # %% ../../nbs/1_data/11_rasters.ipynb #1a570004
 import json
@@ -13,14 +13,19 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlparse
 import numpy as np
 import rasterio
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
 from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, atomic_write
 from ..sensors import S2RGB, Sensor, TILE, Tile
+from ..labels import fitting, labels_by_area, unknown_codes
 from ..geodesy import from_lonlat, to_lonlat
 
 # %% ../../nbs/1_data/11_rasters.ipynb #1a570007
@@ -251,6 +256,79 @@ def tag_offset(
         return float(tags['offset'])
     except ValueError:
         raise InputError(f"{name}: its tag offset is no number ('{tags['offset'][:20]}'); say the offset") from None
+
+# %% ../../nbs/1_data/11_rasters.ipynb #d7bc4766
+def _open_classes(raster, stack):
+    "A class raster, opened if it is not open yet; refuses what is no whole numbers."
+    stack.enter_context(rasterio.Env(**ENV))
+    d = raster if hasattr(raster, 'read') else stack.enter_context(open_raster(raster))
+    if np.dtype(d.dtypes[0]).kind not in 'iu':
+        raise IncompatibleError(
+            f'{display_name(d.name)} holds {d.dtypes[0]}, and classes are whole numbers; give the class raster'
+        )
+    return d
+
+
+def class_window(
+    raster,  # path or open raster of whole-number classes, in any projection
+    crs: str,
+    bounds: tuple,  # left, bottom, right, top in `crs`
+    shape: tuple,  # rows, columns
+) -> tuple:  # codes (rows, columns) and where they are known; raises `IncompatibleError` for another sort of raster
+    "Read a window of a class raster, nearest neighbour."
+    with ExitStack() as stack:
+        d = _open_classes(raster, stack)
+        check_location(d)
+        grid = dict(transform=rasterio.transform.from_bounds(*bounds, *shape[::-1]), height=shape[0], width=shape[1])
+        alpha = d.nodata is None and ColorInterp.alpha not in d.colorinterp
+        with WarpedVRT(d, crs=crs, **grid, resampling=Resampling.nearest, add_alpha=alpha) as v:
+            codes = v.read(1)
+            return codes, (v.read(v.count) > 0 if d.nodata is None else codes != d.nodata)
+
+
+def area_labels(
+    raster,  # path or open raster of classes
+    crs: str,
+    bounds: tuple,  # left, bottom, right, top in `crs`
+    shape: tuple = (TILE, TILE),  # rows, columns to count on
+    nomenclature: str = '',  # what the codes mean; must be said
+    min_frac: float = 0.05,  # part of the known area that makes a label
+) -> tuple:  # label names; none if more than half of the window is unknown; raises `IncompatibleError`
+    "Name the classes that cover enough of a window."
+    codes, known = class_window(raster, crs, bounds, shape)
+    return labels_by_area(codes[known][None], nomenclature, min_frac) if known.mean() >= 0.5 else ()
+
+
+def _sample_codes(d):
+    "The codes of an open class raster in up to sixteen windows of it."
+    at = [np.unique(np.linspace(0, max(n - 128, 0), 4).astype(int)) for n in d.shape]
+    windows = [Window(col, row, min(128, d.width), min(128, d.height)) for row in at[0] for col in at[1]]
+    return np.ma.stack([d.read(1, window=w, masked=True) for w in windows]).reshape(len(windows), -1)
+
+
+def check_labels(
+    raster,  # path or open raster of classes
+    nomenclature: str = '',  # what the codes mean; must be said
+) -> str:  # a remark on codes that count as unknown; raises `InputError`, or `IncompatibleError` if the two do not fit
+    "Check that a class raster fits its nomenclature."
+    with ExitStack() as stack:
+        d = _open_classes(raster, stack)
+        codes, name = _sample_codes(d), display_name(d.name)
+    lost, met = unknown_codes(codes, nomenclature), np.unique(codes.compressed())
+    if d.nodata is not None and (label := labels_by_area(np.full((1, 1), d.nodata), nomenclature)):
+        raise IncompatibleError(
+            f'{name} calls {d.nodata:g} no data, and in {nomenclature} that is {label[0].lower()}; '
+            'take the flag away with gdal_edit.py -unsetnodata'
+        )
+    if not lost:
+        return ''
+    strange = f'{", ".join(map(str, sorted(lost)))}'
+    if 2 * len(lost) > len(met):
+        fits = ' or '.join(fitting(met)) or 'no nomenclature; write a CSV with the columns code and label'
+        raise IncompatibleError(
+            f'{name} holds codes {strange}, which {nomenclature} lacks; all of its codes fit {fits}'
+        )
+    return f'{sum(lost.values()) / codes.count():.0%} of the labels unknown: codes {strange} are not in {nomenclature}'
 
 # %% ../../nbs/1_data/11_rasters.ipynb #35674e5e
 def write_geotiff(

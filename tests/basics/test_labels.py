@@ -1,6 +1,7 @@
 "Labels: every class of every nomenclature, the paper's mapping written anew, spellings, maps of codes, bad input."
 
 import itertools
+import os
 import random
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from closp_nb import labels as module
-from closp_nb.core import ClospError, InputError
+from closp_nb.core import ClospError, InputError, NotFoundError
 from closp_nb.labels import (
     CORINE,
     CRISIS_LABELS,
@@ -19,13 +20,17 @@ from closp_nb.labels import (
     SYNONYMS,
     TEMPLATES,
     caption,
+    fitting,
     harmonize,
     label_codes,
     labels_by_area,
     labels_of,
     multihot,
     phrase,
+    read_code_table,
+    read_label_table,
     reword,
+    unknown_codes,
 )
 
 # ---- oracles, written independently of the notebook
@@ -182,8 +187,23 @@ CODES = {
         9: 'grass',
     },
     'sen12flood': {0: '', 1: 'flooded area'},
+    'sen1floods11': {-1: '', 0: '', 1: 'flooded area'},
     'mmflood': {0: '', 1: 'flooded area', 255: ''},
     'cabuar': {0: '', 1: 'burned area'},
+    'esri': {
+        0: '',
+        1: 'water',
+        2: 'trees',
+        3: 'grass',
+        4: 'flooded vegetation',
+        5: 'crops',
+        6: 'shrub and scrub',
+        7: 'built',
+        8: 'bare',
+        9: 'snow and ice',
+        10: '',
+        11: 'grass',
+    },
     'quakeset': {0: '', 1: 'earthquake damage'},
     'bigearthnet-19': dict(
         enumerate(
@@ -215,6 +235,8 @@ NOTHING = {
     'terramind': {0, 8},
     'worldcover': {0},
     'mmflood': {255},
+    'esri': {0, 10},
+    'sen1floods11': {-1},
 }  # codes without an opinion; 0 of a crisis mask is one
 
 
@@ -233,9 +255,11 @@ def test_counts():
         'bigearthnet-19': 19,
         'dynamic-world': 9,
         'worldcover': 11,
+        'esri': 10,
         'eurosat': 10,
         'terramind': 8,
         'sen12flood': 1,
+        'sen1floods11': 1,
         'mmflood': 1,
         'cabuar': 1,
         'quakeset': 1,
@@ -308,7 +332,7 @@ LAND = [
     (k, n, label)
     for k, es in NOMENCLATURES.items()
     for _, n, label in es
-    if label and k not in ('sen12flood', 'mmflood', 'cabuar', 'quakeset')
+    if label and k not in ('sen12flood', 'sen1floods11', 'mmflood', 'cabuar', 'quakeset')
 ]
 
 
@@ -465,6 +489,7 @@ def plain_labels_by_area(codes, k, frac):
 )
 def test_labels_by_area(k, seed, h, w, frac, dtype):
     rng = np.random.default_rng(seed)
+    dtype = 'int16' if min(CODES[k]) < 0 and dtype == 'uint8' else dtype
     codes = rng.choice(rng.permutation(list(CODES[k]))[: rng.integers(1, 5)], (h, w)).astype(dtype)
     want = plain_labels_by_area(codes, k, frac)
     assert labels_by_area(codes, k, frac) == want == labels_by_area(codes.T[::-1], k, frac)
@@ -501,17 +526,133 @@ def test_clouds_leave_the_sum_and_zeros_stay():
 
 def test_bad_maps():
     x = np.full((4, 4), 10)
-    says(lambda: labels_by_area(x + 1, 'worldcover'), 'code 11', 'nodata=11', '95, 100')
-    says(lambda: labels_by_area(x + 0.5, 'worldcover'), 'code 10.5')
-    says(lambda: labels_by_area(x, 'mmflood'), 'code 10')
     says(lambda: labels_by_area(x, 'worldcoverage'), 'use one of')
-    says(lambda: labels_by_area(x, None), 'use one of')
+    for name in (None, ''):
+        says(lambda: labels_by_area(x, name), 'use one of', 'code and label', 'codes 10 fit worldcover, esri, corine')
     for bad in (x[0], x[None], np.array([['a']]), 5, None):
         says(lambda: labels_by_area(bad, 'worldcover'), 'rows, columns')
     for frac in (0, -1, 1.5, 5, float('nan')):
         says(lambda: labels_by_area(x, 'worldcover', frac), 'min_frac')
-    with pytest.raises(InputError):
-        labels_by_area(np.full((2, 2), 600), 'corine')
+
+
+# ---- codes that a nomenclature lacks
+
+
+def test_unknown_codes_are_neither_a_class_nor_an_error():
+    x = np.full((4, 4), 10)
+    for odd, k in ((x + 1, 'worldcover'), (x + 0.5, 'worldcover'), (x, 'mmflood'), (x * 60, 'corine')):
+        assert labels_by_area(odd, k) == () and unknown_codes(odd, k) == {odd[0, 0]: 16}
+    flood = np.zeros((10, 10), 'int16')
+    flood[:5] = -1  # not seen, in a mask that is read as MMFlood's
+    flood[9, :4] = 1
+    assert labels_by_area(flood, 'mmflood', 0.08) == ('flooded area',) and labels_by_area(flood, 'mmflood', 0.09) == ()
+    assert unknown_codes(flood, 'mmflood') == {-1: 50} and unknown_codes(flood, 'sen1floods11') == {}
+    flood[5, 0] = 255  # one more than half
+    assert labels_by_area(flood, 'mmflood', 0.01) == ('flooded area',)  # 255 is MMFlood's own
+    flood[5, 0] = 77
+    assert labels_by_area(flood, 'mmflood', 0.01) == () and unknown_codes(flood, 'mmflood', nodata=77) == {-1: 50}
+    assert unknown_codes(np.ma.masked_equal(flood, -1), 'mmflood') == {77: 1}
+
+
+def test_fitting_names_those_that_have_all_codes():
+    assert fitting([1, 2, 5, 7, 11]) == ['esri', 'corine'] and fitting([-1, 0, 1]) == ['sen1floods11']
+    assert fitting([10, 20, 95]) == ['worldcover'] and fitting([1000]) == []
+
+
+def test_esri_is_known_by_both_its_makers():
+    assert label_codes('IO') == label_codes('Esri') == label_codes('io-lulc') and label_codes('io')[11] == 'grass'
+
+
+# ---- tables of users
+
+
+def table(path, text, encoding='utf-8'):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_code_table(tmp_path):
+    p = table(tmp_path / 'Mine.CSV', 'code,label\n1,Olive groves\n2,water\n3,\n0,-\n-9,?\n7.0,Tree cover\n')
+    assert [(c, label) for c, _, label in read_code_table(p)] == [
+        (1, 'crops'),
+        (2, 'water'),
+        (3, None),
+        (0, ''),
+        (-9, None),
+        (7, 'trees'),
+    ]
+    x = np.array([[1, 2, 3, 3], [3, 3, 0, 0]])
+    assert labels_by_area(x, p, 0.25) == labels_by_area(x, str(p), 0.25) == ('crops', 'water')
+    assert labels_by_area(x, p, 0.26) == () and unknown_codes([[1, 5]], p) == {5: 1}
+    assert harmonize('OLIVE groves', p) == ('crops',)
+    says(lambda: harmonize('Pastures', p), 'Pastures', 'nomenclature=')
+    says(lambda: harmonize('Olive grove', p), "did you mean 'olive groves'")
+    p.write_text('code,label\n1,Pastures\n4,built\n')  # what was read before is not remembered for ever
+    os.utime(p, ns=(1, 1))
+    assert labels_by_area(np.ones((2, 2)), p) == ('grass',)
+
+
+@pytest.mark.parametrize(
+    'text,words',
+    [
+        ('code,label\n1,water\n2,wadi\n', ['row 3', 'wadi']),
+        ('code,label\nx,water\n', ['row 2', 'whole number']),
+        ('code,label\n1.5,water\n', ['row 2', 'whole number']),
+        ('code,label\n1,water\n1,trees\n', ['row 3', 'two labels']),
+        ('code,label\n1\n', ['row 2', 'cells']),
+        ('code,label\n\n', ['no rows']),
+        ('', ['code and label']),
+        ('a,b\n1,2\n', ['code and label', 'a,b']),
+        ('code,label\n1,"water\n2,trees\n', ['row 2', 'quotes']),
+    ],
+)
+def test_a_bad_code_table_is_refused_with_its_row(tmp_path, text, words):
+    says(lambda: read_code_table(table(tmp_path / 'c.csv', text)), *words)
+
+
+def test_no_code_table(tmp_path):
+    for f in (lambda: label_codes(tmp_path / 'none.csv'), lambda: harmonize('water', str(tmp_path / 'none.csv'))):
+        with pytest.raises(NotFoundError, match='check the path'):
+            f()
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'cp1252'])
+@pytest.mark.parametrize('sep', [',', ';', '\t'])
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+def test_label_table_as_spreadsheets_write_it(tmp_path, encoding, sep, end):
+    rows = [
+        'Path,Labels',
+        'Lübeck.tif,"Water bodies;Pastures"',
+        r'sub\b.tif,Salines',
+        './sub/b.tif,Pastures',
+        'dry.tif,',
+    ]
+    text = end.join(s.replace(',', sep) for s in rows) + end
+    named, left, remark = read_label_table(table(tmp_path / 'labels.csv', text, encoding))
+    want = {'Lübeck.tif': ('Water bodies', 'Pastures'), 'sub/b.tif': ('Salines', 'Pastures'), 'dry.tif': ()}
+    assert named == want and left == [] and ('cp1252' in remark) == (encoding == 'cp1252')
+
+
+@pytest.mark.parametrize(
+    'raw,rows,kept',
+    [
+        (b'', [1], 0),
+        (b'\n\n', [1], 0),
+        (b'a,b\nx.tif,water\n', [1], 0),
+        (b'PK\3\4\0\0\0', [1], 0),
+        (b'path,labels\n\x81,water\n', [1], 0),
+        (b'path,labels\na.tif,water\nb.tif\nc.tif,Beaches, dunes\nd.tif,trees\n', [3, 4], 2),
+        (b'path,labels\na.tif,water\n,trees\n', [3], 1),
+        (b'path,labels,,\na.tif,water,,\nb.tif,trees,,,,\n', [], 2),
+        (b'path,labels\na.tif,water\nb.tif,"trees\nc.tif,grass\n', [3], 1),
+        (b'path,labels\na.tif,"water"s\nb.tif,trees\n', [2], 1),
+        (b'sep=;\npath;labels\na.tif;water\nb.tif;trees;grass\n', [4], 1),
+    ],
+)
+def test_a_bad_label_table_keeps_its_good_rows(tmp_path, raw, rows, kept):
+    (tmp_path / 'labels.csv').write_bytes(raw)
+    named, left, _ = read_label_table(tmp_path / 'labels.csv')
+    assert [n for n, _ in left] == rows and len(named) == kept and not any('\n' in why for _, why in left)
 
 
 # ---- captions
@@ -571,12 +712,16 @@ def test_public_names():
         'RAW',
         'PHRASES',
         'NOMENCLATURES',
+        'fitting',
         'harmonize',
         'label_codes',
         'labels_by_area',
         'caption',
         'phrase',
+        'read_code_table',
+        'read_label_table',
         'reword',
+        'unknown_codes',
         'multihot',
         'labels_of',
     } <= set(module.__all__)

@@ -141,9 +141,6 @@ def test_each_refusal_has_its_kind(tmp_path):
         read_geotiff(tmp_path / 'radar.tif', S2)
     with pytest.raises(NotFoundError, match='has B02 alone'):
         read_bands([scene(tmp_path / 'p' / 'p_B02.tif', 120, 120, bands=('B02',))])
-    (tmp_path / 'labels.csv').write_bytes(b'path,labels\n\xff\xfe,x\n')
-    place, why = list(Catalog.from_rasters(tmp_path, progress=False)[1])[-1]  # the run goes on without its labels
-    assert place == 'labels.csv' and 'is no table' in why
     (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
     with pytest.raises(DamagedError, match='fetch it again'):
         corpus_catalog(tmp_path)
@@ -161,7 +158,6 @@ def test_a_bug_is_no_damaged_catalog(tmp_path, monkeypatch):
                 Catalog.load(tmp_path / 'catalog.parquet')
     for place in (
         'data.catalog.pixel_hash',
-        
         'data.scenes.tile_grid',
         'data.scenes.select_bands',
     ):
@@ -333,6 +329,34 @@ def test_one_line_where_one_reason_holds_for_all(tmp_path):
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert cat.frame.id.tolist() == ['good.tif'] + [f'no_red.tif@{r},{c}' for r in (0, 120) for c in (0, 120)]
     assert '11 of 12 bands' in cat.frame.notes[1][-1] and [p for p, _ in left] == ['odd.tif']
+
+
+def test_a_bad_label_table_costs_its_own_rows(tmp_path):
+    "A table in another encoding, with a byte-order mark or a ragged row ended the run over a folder of good tiles."
+    for name in ('a.tif', 'sub/B.TIF', 'dry.tif', 'zoë.tif'):
+        scene(tmp_path / name, 120, 120)
+    rows = [
+        'path,labels',
+        'a.tif,Pastures',
+        r'sub\b.tif',
+        r'sub\B.tif,Salines',
+        'a.tif,Water bodies',
+        'zoë.tif,Airports',
+    ]
+    for encoding in ('cp1252', 'utf-8-sig'):
+        (tmp_path / 'labels.csv').write_bytes('\r\n'.join([*rows, 'dry.tif,']).encode(encoding))
+        cat, left = Catalog.from_rasters(tmp_path, progress=False)
+        assert dict(zip(cat.table.id, cat.table.caption)) == {
+            'a.tif': 'grass. water',
+            'dry.tif': '',
+            'sub/B.TIF': 'bare',
+            'zoë.tif': 'built',
+        }
+        said = [(p, 'cells' in why, 'cp1252' in why) for p, why in left]
+        assert said == [('labels.csv, row 3', True, False)] + [('labels.csv', False, True)] * (encoding == 'cp1252')
+    (tmp_path / 'labels.csv').write_bytes(b'')
+    cat, left = Catalog.from_rasters(tmp_path, progress=False)
+    assert len(cat) == 4 and len(left) == 1 and 'path and labels' in left[0][1]
 
 
 def test_the_windows_before_a_break_are_kept(tmp_path):

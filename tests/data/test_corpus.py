@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.labels import collision_share
 from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash
@@ -224,6 +225,46 @@ def test_another_split_needs_no_new_reading(copies, tmp_path, monkeypatch):
     assert (cat.frame.split == 'train').mean() == 0.5
 
 
+@pytest.fixture
+def published(copies, tmp_path):
+    "Two corpora with splits of their own."
+    a, _ = build(tmp_path / 'a', copies / 'quakeset', copies / 'mmflood', train_frac=0.3, seed=1)
+    b, _ = build(tmp_path / 'b', copies / 'cabuar', copies / 'tiles', train_frac=0.6, seed=2)
+    return tmp_path / 'a', tmp_path / 'b', pd.concat([a.table, b.table]).set_index('id').split
+
+
+def test_joined_corpora_keep_their_splits(copies, tmp_path, published):
+    "Published gallery tiles became training tiles, with no word about it."
+    a, b, before = published
+    cat, _ = build(tmp_path / 'both', f'corpus={a}', f'corpus={b}')
+    assert cat.table.set_index('id').split.equals(before[cat.table.id])
+    meta = pd.read_parquet(tmp_path / 'both' / 'metadata.parquet').set_index('key').split
+    assert (meta[before.index[before == 'gallery']] == 'corpus').all() and (before == 'train').sum() > 5
+    more, _ = build(tmp_path / 'more', a, copies / 'sen12flood', train_frac=0.5)
+    new = ~more.table.id.isin(before.index)
+    assert (more.table[~new].set_index('id').split == before[more.table.id[~new]]).all()
+    assert 0.3 < (more.table.split[new] == 'train').mean() < 0.7
+    anew, _ = build(tmp_path / 'anew', a, b, split='stratified', seed=5)
+    assert (anew.table.set_index('id').split != before[anew.table.id]).any()
+
+
+def test_a_published_gallery_tile_never_trains(copies, tmp_path, published):
+    "Neither by a part that disagrees, nor by a word that we do not use."
+    a, _, before = published
+    other = shutil.copytree(a, tmp_path / 'other')
+    meta = pd.read_parquet(other / 'metadata.parquet')
+    swapped = meta.assign(split=meta.split.map(dict(train='corpus', corpus='train')).astype(object))
+    swapped.loc[:2, 'split'] = ['test', None, 'buffer']
+    swapped.to_parquet(other / 'metadata.parquet')
+    held = set(before.index[before == 'gallery']) & set(meta.key) | set(
+        meta.key[swapped.split.isin(['test', 'corpus'])]
+    )
+    for i, parts in enumerate([(a, other), (other, a)]):
+        cat, _ = build(tmp_path / f'both{i}', *parts, copies / 'sen12flood')
+        split = cat.table.set_index('id').split
+        assert (split[list(held)] == 'gallery').all() and (split == 'train').any()
+
+
 def test_a_split_that_leaves_nothing_keeps_what_was_read(copies, tmp_path):
     with pytest.raises(InputError, match='what was read is kept'):
         build(tmp_path / 'x', copies / 'mmflood', train_frac=0.001)
@@ -276,6 +317,22 @@ def test_tiles_bring_labels_and_scenes_get_them_from_rasters(copies, tmp_path):
     )
     with pytest.raises(DamagedError, match='no tile could be read'):
         build(tmp_path / 's', source_folder(copies / 'products', labels=str(tmp_path / 'nolabels.tif')))
+
+
+def test_no_build_without_a_nomenclature(copies, tmp_path):
+    cover = tmp_path / 'esri.tif'
+    with rasterio.open(next((copies / 'products').rglob('*B02*.jp2'))) as d:
+        grid = dict(crs=d.crs, transform=d.transform, width=d.width, height=d.height, count=1, dtype='uint8')
+    with rasterio.open(cover, 'w', driver='GTiff', **grid) as d:
+        d.write(np.full((grid['height'], grid['width']), 11, 'uint8'), 1)
+    for labels in (cover, tmp_path):
+        with pytest.raises(InputError, match='use one of .* codes 11 fit esri'):
+            build(tmp_path / 's', source_folder(copies / 'products', labels=str(labels)))
+    with pytest.raises(IncompatibleError, match='codes 11, which dynamic-world lacks'):
+        build(tmp_path / 's', source_folder(copies / 'products', labels=str(cover), nomenclature='dynamic-world'))
+    assert not (tmp_path / 's.building').exists()
+    cat, _ = build(tmp_path / 's', source_folder(copies / 'products', labels=str(cover), nomenclature='esri'))
+    assert 'grass' in set(cat.table.caption)
 
 
 @pytest.mark.parametrize('harm', ['truncated', 'nan', 'emptyfile'])

@@ -16,7 +16,7 @@ from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputErro
 from closp_nb.core import MissingDependencyError, NotFoundError, Skipped
 from closp_nb.sensors import S1, S2, S2L1C, Tile
 from closp_nb.data.products import find_scenes, geotiff_scene, loose_scene, safe_scene, sar_scene, stac_scenes
-from closp_nb.data.scenes import Scene, area_labels, class_window, scene_tiles
+from closp_nb.data.scenes import Scene, area_labels, check_labels, class_window, scene_tiles
 from closp_nb.synthetic.products import baseline_offset, ground, GROUND_CRS, RESOLUTION, SAR_PRODUCTS, stored_band
 from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac
 
@@ -269,7 +269,7 @@ def test_labels_by_area(tmp_path, g, how):
             p = write(tmp_path / 'other.tif', x, crs=v.crs, transform=v.transform, nodata=255)
     s = safe_scene(write_safe(tmp_path, size=SIZE))
     names = {0: 'water', 1: 'trees', 4: 'crops', 6: 'built'}
-    for t in tiles(s, labels=p):
+    for t in tiles(s, labels=p, nomenclature='dynamic-world'):
         share = {n: (cut(g.cover, t) == c).mean() for c, n in names.items()}
         got = {n.lower() for n in t.labels}
         assert {n for n, v in share.items() if v > 0.06} <= got <= {n for n, v in share.items() if v > 0.04}
@@ -278,12 +278,53 @@ def test_labels_by_area(tmp_path, g, how):
 def test_no_sea_outside_the_label_raster(tmp_path, g):
     p = write(tmp_path / 'dw.tif', g.cover)
     left, bottom = g.bounds[:2]
-    assert area_labels(p, GROUND_CRS, (left - 5000, bottom, left - 3800, bottom + 1200)) == ()
+    assert (
+        area_labels(p, GROUND_CRS, (left - 5000, bottom, left - 3800, bottom + 1200), nomenclature='dynamic-world')
+        == ()
+    )
     codes, known = class_window(p, GROUND_CRS, (left - 600, bottom, left + 600, bottom + 1200), (120, 120))
     assert known[:, 60:].all() and not known[:, :60].any()
     dry = write(tmp_path / 'dry.tif', g.cover, nodata=0)
     s = safe_scene(write_safe(tmp_path, size=SIZE))
-    one_line(IncompatibleError, lambda: list(scene_tiles(s, labels=dry)), 'unsetnodata')
+    one_line(IncompatibleError, lambda: list(scene_tiles(s, labels=dry, nomenclature='dynamic-world')), 'unsetnodata')
+
+
+def test_a_nomenclature_is_asked_for_and_never_taken_for_granted(tmp_path, g):
+    "Esri's land cover has Dynamic World's numbers: its water was read as trees."
+    esri = {0: 1, 1: 2, 2: 11, 3: 4, 4: 5, 5: 11, 6: 7, 7: 8, 8: 9}
+    p = write(tmp_path / 'esri.tif', np.vectorize(lambda c: esri.get(c, 10))(g.cover).astype('uint8'))
+    s = safe_scene(write_safe(tmp_path, size=SIZE))
+    asked = ('use one of', 'esri', 'code and label', 'fit')
+    left, bottom = g.bounds[:2]
+    one_line(InputError, lambda: list(scene_tiles(s, labels=p)), *asked)
+    one_line(InputError, lambda: check_labels(p), *asked)
+    one_line(InputError, lambda: area_labels(p, GROUND_CRS, (left, bottom, left + 1200, bottom + 1200)), *asked)
+    one_line(IncompatibleError, lambda: list(scene_tiles(s, p, 'worldcover')), 'esri.tif', 'worldcover', 'esri')
+    dw = write(tmp_path / 'dw.tif', g.cover)
+    assert [t.labels for t in tiles(s, labels=p, nomenclature='esri')] == [
+        t.labels for t in tiles(s, labels=dw, nomenclature='dynamic-world')
+    ]
+    own = tmp_path / 'own.csv'
+    own.write_text(
+        'code,label\n1,water\n2,trees\n4,flooded vegetation\n5,crops\n7,built\n8,bare\n9,snow and ice\n11,grass\n'
+    )
+    assert [t.labels for t in tiles(s, labels=p, nomenclature=own)] == [
+        t.labels for t in tiles(s, labels=p, nomenclature='io')
+    ]
+
+
+def test_a_code_for_not_seen_costs_no_tile(tmp_path, g):
+    "As in flood masks with -1 where nobody looked: the tiles were lost, and the mend could not be carried out."
+    x = np.isin(g.cover, (0, 4)).astype('int16')
+    x[:, :80] = -1
+    p, s = write(tmp_path / 'flood.tif', x), safe_scene(write_safe(tmp_path, size=SIZE))
+    got = tiles(s, labels=p, nomenclature='mmflood')
+    assert len(got) == len(s.windows()) and all('codes -1 are not in mmflood' in ' '.join(t.notes) for t in got)
+    for t in got:
+        known = cut(x, t) >= 0
+        flooded = known.mean() >= 0.5 and (cut(x, t) == 1).sum() / known.sum() >= 0.05
+        assert t.labels == (('flooded area',) if flooded else ())
+    assert {t.labels for t in got} == {('flooded area',), ()}
 
 
 # ---- bad input
@@ -539,7 +580,7 @@ def test_real_l1c_scene():
     shares = pd.read_csv(folder / 'tiles_120.csv')
     assert (s.sensor, s.time, len(shares)) == (S2L1C, '2017-02-16T10:21:01', 72)
     corners = list(zip(shares.row0, shares.col0))
-    got = tiles(s, labels=folder / 'dynamicworld_label.tif', corners=corners)
+    got = tiles(s, labels=folder / 'dynamicworld_label.tif', nomenclature='dynamic-world', corners=corners)
     assert len(got) == 72
     for t, (_, row) in zip(got, shares.iterrows()):
         want = {k[3:].replace('_', ' ') for k, v in row.items() if k.startswith('dw_') and v >= 0.05}
@@ -567,8 +608,7 @@ def test_real_terramind():
 
 
 def test_real_native_folders():
-    found = find_scenes(real("native"))
-    scenes, out = found.scenes, [(o.id, o.reason) for o in found.left]
+    scenes = find_scenes(real('native')).scenes
     keys = [s.sensor.key for s in scenes]
     assert (keys.count('s1'), keys.count('s2'), keys.count('s2l1c')) == (5, 5, 5)  # two of radar are empty
     by = {s.id: s for s in scenes}

@@ -298,3 +298,18 @@ def test_pixels_are_read_only_where_the_hash_is_unknown():
     assert leaks(cat, pixels=False).unread == 5 and np.isnan(
         leaks(Catalog(cat.frame.drop(columns=['hash', 'event'])), pixels=False).summary()['twins across']
     )
+
+
+@given(st.integers(1, 60), seeds)
+@few
+def test_splits_that_are_there_stay(n, seed):
+    "A tile without a split is dealt; as a copy of a gallery tile it joins the gallery, whatever its name."
+    rng = np.random.default_rng(seed)
+    old = rng.choice(['train', 'gallery', 'buffer', '', 'gallery'], n)
+    cat = catalog(n, seed, split=old, hash=rng.choice(['', 'a', 'b', 'c', 'd'], n))
+    got, f = split_catalog(cat, 'keep', 0.5, seed), cat.frame
+    assert (got[old != ''] == old[old != '']).all() and set(got[old == '']) <= {'train', 'gallery'}
+    held = set(f.hash[old == 'gallery']) - {''}
+    assert (got[(old == '') & f.hash.isin(held).to_numpy()] == 'gallery').all()
+    if (old == '').all():
+        assert (got == split_catalog(cat, 'stratified', 0.5, seed)).all()

@@ -1,6 +1,7 @@
 "Open the explorer in a real browser: for the tests of the page, and for its pictures."
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,11 +34,11 @@ def free_port():
 
 @contextmanager
 def served(words, d):
-    "Run `closp explore` with these words; gives its address."
+    "Run `closp explore` with these words; gives its address, with its token."
     port, env = free_port(), os.environ | dict(PYTHONPATH=str(ROOT), HF_HUB_OFFLINE='1')
     with open(d / 'log', 'w') as log:
         p = subprocess.Popen(
-            [sys.executable, '-m', 'closp_nb.cli.main', 'explore', *words, '--quiet', '--port', str(port)],
+            [sys.executable, '-P', '-m', 'closp_nb.cli.main', 'explore', *words, '--quiet', '--port', str(port)],
             cwd=d,
             env=env,
             stdout=log,
@@ -51,7 +52,7 @@ def served(words, d):
                 if s.connect_ex(('127.0.0.1', port)) == 0:
                     break
             time.sleep(0.25)
-        yield f'http://127.0.0.1:{port}/'
+        yield re.search(r'http://127\.0\.0\.1:\d+/\?token=\S+', (d / 'log').read_text())[0]
     finally:
         p.terminate()
         p.wait(20)
