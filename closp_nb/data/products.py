@@ -354,6 +354,10 @@ def _hinted_sensor(path):
     return ALL_SENSORS[hits.pop()] if len(hits) == 1 else None
 
 
+# how programs often store so many bands
+_EXAMPLES = {2: S1.names, 3: ('B04', 'B03', 'B02'), 4: ('B02', 'B03', 'B04', 'B08'), 13: S2L1C.names}
+
+
 def _guess_names(path, count, told):
     "Names for nameless bands, where their pixels or the path decide, with a note; raises `IncompatibleError`."
     s, x = told or _hinted_sensor(path), preview(path)
@@ -371,9 +375,8 @@ def _guess_names(path, count, told):
             place = 'ninth' if dark == 10 else 'last'
             return names, (f'bands B01 to B12, B8A {place} (pixels: plane {dark + 1} is as dark as B10)',)
     raise IncompatibleError(
-        f"{display_name(path)} has {count} unnamed bands, and nothing tells their order; name them as in "
-        f"bands='{','.join((S1 if count == 2 else S2).names[: max(2, min(count, 4))])}{',...' if count > 4 else ''}', "
-        'in the order of the file, - for one to leave out'
+        f"{display_name(path)} has {count} unnamed bands, and nothing tells their order; name them in the order of the "
+        f"file, - for one to leave out, as in bands='{','.join(_EXAMPLES.get(count, S2.names)[:count])}'"
     )
 
 

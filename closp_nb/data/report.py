@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..core import ClospError, atomic_write
 from ..sensors import ALL_SENSORS, show_tiles
 from ..labels import collision_share, LABELS
-from .catalog import Catalog, pixel_hash
+from .catalog import Catalog, guess_lines, guesses, pixel_hash
 from .splits import leaks
 
 # %% ../../nbs/1_data/19_report.ipynb #39846c8e
@@ -126,7 +126,8 @@ def _unit_row(cat, rows):
         if expected and expected != pixel_hash(t.pixels):
             wrong.append(_CHANGED)
     low, median, high = np.percentile(np.concatenate(values), [1, 50, 99]) if values else [np.nan] * 3
-    return dict(read=len(values), low=low, median=median, high=high), dict(done=_tally(notes), wrong=_tally(wrong))
+    done = _tally([n.partition(' (pixels: ')[0] for n in notes])
+    return dict(read=len(values), low=low, median=median, high=high), dict(done=done, wrong=_tally(wrong))
 
 
 def unit_report(
@@ -193,7 +194,7 @@ def corpus_report(
         f'nowhere: {", ".join(absent) or "no label"}; in one sensor only: {", ".join(one_sensor) or "no label"}',
         f'{text.nunique():,} captions; {", ".join(meet)}',
         units.drop(columns=['done', 'wrong']).round(3).to_string(index=False),
-        '\n'.join(remarks),
+        '\n'.join([*remarks, *guess_lines(guesses(cat))]),
         str(leaks(cat, pixels=False)),
     ]
     return '\n\n'.join(parts)

@@ -181,16 +181,18 @@ class _Rasters:
         self.finest = g = min(opened.values(), key=lambda d: d.transform.a)
         self.crs = check_location(g, scene.crs)
         self.grid, notes = _grid(g, self.crs, scene.resample)
-        self.corners, self.planes, self.zeros = tile_grid(self.grid.height, self.grid.width), {}, []
-        for b in self.bands:
-            path, i = scene.files[b]
-            if i > opened[path].count:
+        self.corners, self.readers, zeros = tile_grid(self.grid.height, self.grid.width), [], {}
+        for path, d in opened.items():
+            numbers = {b: scene.files[b][1] for b in self.bands if scene.files[b][0] == path}
+            if max(numbers.values()) > d.count:
                 raise NotFoundError(
-                    f'{display_name(path)} has {opened[path].count} bands, not {i}; check the band list'
+                    f'{display_name(path)} has {d.count} bands, not {max(numbers.values())}; check the band list'
                 )
-            self._check_same_ground(opened[path])
-            self.planes[b] = self._on_grid(opened[path], i)
-            self.zeros.append(self._missing(opened[path]) == 0 and s.unit == 'reflectance')
+            self._check_same_ground(d)
+            places = [self.bands.index(b) for b in numbers]
+            self.readers.append((places, self._on_grid(d, list(numbers.values()))))
+            zeros |= dict.fromkeys(numbers, self._missing(d) == 0 and s.unit == 'reflectance')
+        self.zeros = np.array([zeros[b] for b in self.bands])
         self.notes = notes if self.crs else (*notes, 'the source does not say where it lies')
         self.last: tuple = ((), None)  # the window that was read last
 
@@ -217,26 +219,26 @@ class _Rasters:
     def _missing(self, d):
         return self.scene.nodata if self.scene.nodata is not None else d.nodata
 
-    def _on_grid(self, d, i):
-        "A function that reads a window of a band on the common grid; NaN is missing."
+    def _on_grid(self, d, numbers):
+        "A function that reads a window of some bands of a file on the common grid; NaN is missing."
         g = self.grid
-        if d.shape == (g.height, g.width) and d.transform.almost_equals(g.transform, 1e-3 * abs(g.transform.a)):
-            return partial(self._window, d, i)
-        if not self.crs:
-            size = dict(out_shape=(g.height, g.width), resampling=Resampling.bilinear, out_dtype='float32')
-            x = self._filled(d.read(i, masked=True, **size))
-            return lambda w: x[w.row_off : w.row_off + w.height, w.col_off : w.col_off + w.width].copy()
+        shape, same = (g.height, g.width), d.transform.almost_equals(g.transform, 1e-3 * abs(g.transform.a))
+        if d.shape == shape and (same or not self.crs):
+            return partial(self._window, d, numbers)
         coarser = abs(d.transform.a) <= 0.67 * abs(g.transform.a)
         how = Resampling.average if coarser else Resampling.bilinear
+        if not self.crs or (max(shape) <= 4 * TILE and max(d.shape) <= 8 * TILE and d is self.finest):
+            x = self._filled(d.read(numbers, masked=True, out_shape=(len(numbers), *shape), resampling=how))
+            return lambda w: x[:, w.row_off : w.row_off + w.height, w.col_off : w.col_off + w.width]
         grid = dict(crs=self.crs, transform=g.transform, width=g.width, height=g.height, resampling=how)
         gaps = dict(src_nodata=self._missing(d), nodata=np.nan, dtype='float32', src_crs=d.crs or self.crs)
-        return partial(self._window, self.stack.enter_context(WarpedVRT(d, **grid, **gaps)), i)
+        return partial(self._window, self.stack.enter_context(WarpedVRT(d, **grid, **gaps)), numbers)
 
-    def _window(self, d, i, window):
-        return self._filled(d.read(i, window=window, masked=True, out_dtype='float32'))
+    def _window(self, d, numbers, window):
+        return self._filled(d.read(numbers, window=window, masked=True, out_dtype='float32'))
 
     def _filled(self, x):
-        x = x.filled(np.nan)
+        x = x.astype('float32').filled(np.nan)
         if self.scene.nodata is not None:
             x[x == self.scene.nodata] = np.nan
         x[~np.isfinite(x)] = np.nan
@@ -245,12 +247,13 @@ class _Rasters:
     def read(self, row, col, max_gaps=1.0):
         "All bands of a window as stored, and notes; or the first band that misses too much, and how much."
         if self.last[0] != (row, col):
+            x = np.full((len(self.bands), TILE, TILE), np.nan, 'float32')
             with rasterio.Env(**ENV):
-                planes = [self.planes[self.bands[0]](Window(col, row, TILE, TILE))]
-                if max_gaps < 1 and np.isnan(planes[0]).all():  # the edge of a swath: the others are not asked
-                    return self.bands[0], 1.0
-                planes += [self.planes[b](Window(col, row, TILE, TILE)) for b in self.bands[1:]]
-            self.last = (row, col), self._gaps(np.stack(planes))
+                for k, (places, read) in enumerate(self.readers):
+                    x[places] = read(Window(col, row, TILE, TILE))
+                    if k == 0 and max_gaps < 1 and np.isnan(x[places]).all():  # the edge of a swath: do not ask others
+                        return self.bands[places[0]], 1.0
+            self.last = (row, col), self._gaps(x)
         x, notes = self.last[1]
         missing = np.isnan(x).mean((1, 2))
         if (i := int(np.argmax(missing > max_gaps))) or missing[0] > max_gaps:
@@ -267,10 +270,10 @@ class _Rasters:
                 x[odd] = np.nan
                 notes = (f'{odd.mean():.2%} of the numbers are {value:g} and count as missing; say nodata={value:g}',)
         gap = np.isnan(x)
-        if any(self.zeros) and gap.any() and not self.scene.offset and len(x) > 1:
+        if self.zeros.any() and gap.any() and not self.scene.offset and len(x) > 1:
             # what other bands saw is dark, not missing; but not at the edge of what was seen
             edge = binary_dilation(gap.all(0), iterations=6)
-            x[gap & ~edge & np.array(self.zeros)[:, None, None]] = 0.0
+            x[gap & ~edge & self.zeros[:, None, None]] = 0.0
         x[:, (x == 0).all(0)] = np.nan  # nothing in any band is a gap, declared or not
         return x, notes
 
@@ -319,7 +322,10 @@ def _decide(r, x):
         unit = 'reflectance' if unit in ('DN', None) else unit
     unit, why = check_unit(y, s, unit or '', said if scale is not None else '')
     notes = (*(() if scene.scale else n2), *(() if scene.unit else n3))
-    notes += (f'unit {unit} (pixels: {why})',) if why and not (scale and s.unit == 'reflectance') else ()
+    if why and unit == 'DN' and all(np.dtype(d.dtypes[0]).kind in 'iu' for d in r.opened.values()):
+        notes += ('unit DN (file: whole numbers)',)
+    elif why and not (scale and s.unit == 'reflectance'):
+        notes += (f'unit {unit} (pixels: {why})',)
     notes += n1 if scene.offset is None else ()
     if unit == 'DN':
         offset, why = settle_offset(x, s, r.bands, offset, certain=scene.offset_certain)
