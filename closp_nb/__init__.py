@@ -22,7 +22,7 @@ evaluation  graded metrics, floors, intervals, comparisons
 explorer    a search page in a notebook and in a browser
 cli         everything from the shell
 
-Beside them: core (errors, files), sensors, units, labels, geodesy, names, evidence.
+Beside them: core (errors, files), sensors, units, labels, geodesy, names, evidence, stac, safe, places.
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -43,6 +43,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'geodesy',
         'names',
         'evidence',
+        'stac',
+        'safe',
+        'places',
     ],
     submod_attrs={
         'core': ['ClospError'],

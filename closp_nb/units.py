@@ -49,7 +49,7 @@ def _radar_clues(x):
 
     return score(1, 0.45), score(2, 0.23)
 
-
+# %% ../nbs/0_basics/02_units.ipynb #02a50002
 def guess_unit(
     x: np.ndarray,  # (bands, rows, columns); NaN where nothing was seen
     s: Sensor,  # the sensor that is said to have taken it

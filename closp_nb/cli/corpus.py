@@ -20,7 +20,7 @@ def takes_facts(
 ) -> Callable:
     "Give a command the options of `Declared`."
     command = delegates(Declared)(command)
-    command.__delwrap__ = Declared  # where the remarks on the options stand
+    setattr(command, '__delwrap__', Declared)  # where the remarks on the options stand
     return command
 
 
@@ -66,7 +66,7 @@ def corpus_build_command(
     **kwargs,
 ):
     "Build a corpus from archives, scenes, tiles and corpora; call it again after a kill."
-    from closp_nb.data.catalog import guess_lines, guesses
+    from closp_nb.evidence import guess_lines, guesses
     from closp_nb.data.corpus import build_corpus, source_folder, source_lines
 
     own: dict = dict(labels=labels, nomenclature=nomenclature, min_frac=min_frac, max_cloud=max_cloud)

@@ -109,7 +109,7 @@ def add_command(
         notes.append(f'{renamed} got the name of their folder, since other files bear their names')
     print(f"{', '.join(notes)}; {len(new)} in {index}{_left_note(report, index)}")
 
-
+# %% ../../nbs/8_commands/82_index.ipynb #82a60008
 def _rename_strangers(cat, there, folder):
     "Put the folder's name before ids that files of another folder have in an index; count them."
     homes = {i: os.path.abspath(p) for i, p in zip(there.table.id, there.table.path)}

@@ -29,8 +29,8 @@ from ..units import guess_unit, to_unit
 from ..names import band_name, select_bands
 from ..labels import harmonize
 from ..geodesy import to_lonlat
-from .rasters import open_raster, read_raster, tile_grid
-from .products import band_files, preview, read_geotiff
+from .rasters import open_raster, preview, read_raster, tile_grid
+from .products import band_files, read_geotiff
 from .catalog import Catalog, tile_row, to_catalog
 from .splits import stratify
 

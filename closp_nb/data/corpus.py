@@ -29,7 +29,8 @@ from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
 from .rasters import check_labels
 from .scenes import decide, scene_tiles
 from .products import find_scenes
-from .catalog import Catalog, files_line, read_labels, scene_names, tile_row, to_catalog
+from ..places import files_line
+from .catalog import Catalog, read_labels, scene_names, tile_row, to_catalog
 from .splits import joined_splits, split_catalog, SPLITS
 from .queries import make_queries, write_queries
 from .archives import archive, ARCHIVES, guess_archive, read_item, read_table, Source

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from ..core import ClospError, atomic_write
 from ..sensors import ALL_SENSORS, show_tiles
 from ..labels import collision_share, LABELS
-from .catalog import Catalog, guess_lines, guesses, pixel_hash
+from ..evidence import guess_lines, guesses
+from .catalog import Catalog, pixel_hash
 from .splits import leaks
 
 # %% ../../nbs/1_data/19_report.ipynb #39846c8e

@@ -27,18 +27,9 @@ from ..units import check_unit, convert, settle_offset
 from ..names import select_bands, spread_bands
 from ..geodesy import to_lonlat
 from ..evidence import settle
-from closp_nb.data.rasters import (
-    ENV,
-    area_labels,
-    check_labels,
-    class_window,
-    check_location,
-    check_numbers,
-    crs_text,
-    display_name,
-    file_scale,
-)
-from .rasters import file_unit, local_path, open_raster, tile_grid
+from ..places import display_name, local_path
+from .rasters import area_labels, check_labels, check_location, check_numbers, class_window, crs_text
+from .rasters import ENV, file_scale, file_unit, Grid, grid_of, open_raster, tile_grid
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a50003
 # Level 2A's scene classification: shadow of cloud, cloud (probable, certain), cirrus; ESA's own figure leaves out 3.
@@ -116,85 +107,15 @@ def scene_from_text(
     except (ValueError, TypeError, KeyError, AttributeError) as e:
         raise DamagedError(f'the catalog does not say how {place} is read ({type(e).__name__}); index it again') from e
 
-# %% ../../nbs/1_data/12_scenes.ipynb #12a50005
-@dataclass(frozen=True)
-class _Grid:
-    "The pixels that tiles are cut from."
-
-    crs: str
-    transform: rasterio.Affine
-    height: int
-    width: int
-
-
-def _metres(d, crs):
-    "Size of a pixel on the ground, along a row and along a column."
-    if not crs:
-        return 10.0, 10.0
-    c, t = rasterio.CRS.from_string(crs), d.transform
-    if not c.is_geographic:
-        unit = c.linear_units_factor[1]
-        return t.a * unit, -t.e * unit
-    middle = np.radians((d.bounds.bottom + d.bounds.top) / 2)
-    return t.a * 111_320 * np.cos(middle), -t.e * 111_320
-
-
-def _grid(d, crs, resample):
-    "The grid that tiles are cut from, and notes."
-    (dx, dy), (h, w), notes = _metres(d, crs), d.shape, []
-    if resample == 'all' and crs and not (0.9 < dx / 10 < 1.1 and 0.9 < dy / 10 < 1.1):
-        h, w = max(1, round(h * dy / 10)), max(1, round(w * dx / 10))
-        notes.append(f'pixels of {dx:.3g} m resampled to 10 m')
-        dx = dy = 10.0
-    if min(h, w) < TILE:
-        if resample == 'never' or 2 * min(h, w) < TILE:
-            more = "; say resample='small' to stretch it" if resample == 'never' else ''
-            if resample == 'small' and max(dx, dy) > 11 and 2 * min(h * dy, w * dx) >= 10 * TILE:
-                more = "; say resample='all' to bring its pixels to 10 m"
-            raise InputError(f'{display_name(d.name)}: {h} x {w} pixels are too few; tiles need {TILE} x {TILE}{more}')
-        k, was = TILE / min(h, w), (h, w)
-        h, w = max(TILE, round(h * k)), max(TILE, round(w * k))
-        notes.append(f'{was[0]} x {was[1]} pixels stretched to {h} x {w}')
-        dx, dy = dx / k, dy / k
-    if not 0.9 < dx / 10 < 1.1:
-        notes.append(f'pixels of {dx:.3g} m, not 10')
-    t = d.transform * rasterio.Affine.scale(d.width / w, d.height / h)
-    return _Grid(crs, t, h, w), tuple(notes)
-
 # %% ../../nbs/1_data/12_scenes.ipynb #12a50006
-# what programs write for "nothing", whether they declare it or not
-_MISSING = np.array([-9999, -99999, -32768, -32767, 65535, 1e20, 9.96921e36, -3.4028235e38, 3.4028235e38], 'float32')
+class _Layers:
+    "Files of a scene, laid on one grid: what `_Rasters` needs for that."
 
-
-class _Rasters:
-    "The open files of a scene, each opened once and laid on the grid of the finest."
-
-    def __init__(self, scene, stack):
-        self.scene, self.stack, s = scene, stack, scene.sensor
-        self.opened = opened = {}
-        self.bands, self.crs = [b for b in s.names if b in scene.files], ''
-        for path in dict.fromkeys(scene.files[b][0] for b in self.bands):
-            d = opened[path] = stack.enter_context(open_raster(path))
-            scaled = scene.scale is not None or file_scale(d, 1)[0] is not None
-            check_numbers(d, s, bool(scene.unit) or scaled)
-            self.crs = check_location(d, scene.crs)
-        self.finest = g = min(opened.values(), key=lambda d: d.transform.a)
-        self.crs = check_location(g, scene.crs)
-        self.grid, notes = _grid(g, self.crs, scene.resample)
-        self.corners, self.readers, zeros = tile_grid(self.grid.height, self.grid.width), [], {}
-        for path, d in opened.items():
-            numbers = {b: scene.files[b][1] for b in self.bands if scene.files[b][0] == path}
-            if max(numbers.values()) > d.count:
-                raise NotFoundError(
-                    f'{display_name(path)} has {d.count} bands, not {max(numbers.values())}; check the band list'
-                )
-            self._check_same_ground(d)
-            places = [self.bands.index(b) for b in numbers]
-            self.readers.append((places, self._on_grid(d, list(numbers.values()))))
-            zeros |= dict.fromkeys(numbers, self._missing(d) == 0 and s.unit == 'reflectance')
-        self.zeros = np.array([zeros[b] for b in self.bands])
-        self.notes = notes if self.crs else (*notes, 'the source does not say where it lies')
-        self.last: tuple = ((), None)  # the window that was read last
+    scene: Scene
+    stack: ExitStack
+    finest: rasterio.DatasetReader
+    grid: Grid
+    crs: str
 
     def _check_same_ground(self, d):
         "All files of a scene must cover the same ground in the same projection."
@@ -243,6 +164,41 @@ class _Rasters:
             x[x == self.scene.nodata] = np.nan
         x[~np.isfinite(x)] = np.nan
         return x
+
+# %% ../../nbs/1_data/12_scenes.ipynb #12a70002
+# what programs write for "nothing", whether they declare it or not
+_MISSING = np.array([-9999, -99999, -32768, -32767, 65535, 1e20, 9.96921e36, -3.4028235e38, 3.4028235e38], 'float32')
+
+
+class _Rasters(_Layers):
+    "The open files of a scene, each opened once and laid on the grid of the finest."
+
+    def __init__(self, scene, stack):
+        self.scene, self.stack, s = scene, stack, scene.sensor
+        self.opened = opened = {}
+        self.bands, self.crs = [b for b in s.names if b in scene.files], ''
+        for path in dict.fromkeys(scene.files[b][0] for b in self.bands):
+            d = opened[path] = stack.enter_context(open_raster(path))
+            scaled = scene.scale is not None or file_scale(d, 1)[0] is not None
+            check_numbers(d, s, bool(scene.unit) or scaled)
+            self.crs = check_location(d, scene.crs)
+        self.finest = g = min(opened.values(), key=lambda d: d.transform.a)
+        self.crs = check_location(g, scene.crs)
+        self.grid, notes = grid_of(g, self.crs, scene.resample)
+        self.corners, self.readers, zeros = tile_grid(self.grid.height, self.grid.width), [], {}
+        for path, d in opened.items():
+            numbers = {b: scene.files[b][1] for b in self.bands if scene.files[b][0] == path}
+            if max(numbers.values()) > d.count:
+                raise NotFoundError(
+                    f'{display_name(path)} has {d.count} bands, not {max(numbers.values())}; check the band list'
+                )
+            self._check_same_ground(d)
+            places = [self.bands.index(b) for b in numbers]
+            self.readers.append((places, self._on_grid(d, list(numbers.values()))))
+            zeros |= dict.fromkeys(numbers, self._missing(d) == 0 and s.unit == 'reflectance')
+        self.zeros = np.array([zeros[b] for b in self.bands])
+        self.notes = notes if self.crs else (*notes, 'the source does not say where it lies')
+        self.last: tuple = ((), None)  # the window that was read last
 
     def read(self, row, col, max_gaps=1.0):
         "All bands of a window as stored, and notes; or the first band that misses too much, and how much."
@@ -456,7 +412,9 @@ def walk_scene(
     labels: str | Path | None = None,  # a class raster
     rules: _Rules = _Rules(),
     corners: Sequence | None = None,
-) -> Iterator[Scene | Tile | Skipped]:  # raises a `ClospError` for a scene that cannot be used at all
+) -> (
+    Iterator
+):  # of the `Scene`, then of `Tile` and `Skipped`; raises a `ClospError` for a scene that cannot be used at all
     "Yield the scene with its numbers settled, and then its tiles; its files are opened once."
     with ExitStack() as stack:
         r = _Rasters(scene, stack)
