@@ -97,6 +97,8 @@ def search_command(
     else:
         hits = ask.search_mixed(text, location=spot, weight=0.5 if weight is None else weight, **where)
     print(hits.table(k).to_string() if len(hits) else 'no tile meets these conditions')
+    if hits.left_out:
+        print(f'{hits.left_out} by these conditions')
     if save:
         print(f'wrote {save_hits(hits, save, force)}')
     return hits

@@ -29,6 +29,7 @@ from ..units import guess_unit, to_unit
 from ..names import band_name, select_bands
 from ..labels import harmonize
 from ..geodesy import to_lonlat
+from .hdf5 import is_own, own_dataset
 from .rasters import open_raster, preview, read_raster, tile_grid
 from .products import band_files, read_geotiff
 from .catalog import Catalog, tile_row, to_catalog
@@ -145,11 +146,11 @@ def _inside(folder, *parts):
 
 def _json(path, what):
     "A JSON file, or one line that says what is missing without it."
+    if not Path(path).is_file():
+        raise NotFoundError(f'{Path(path).name} is not there; it holds {what}: fetch it again')
     try:
         d = json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError as e:
-        raise NotFoundError(f'{Path(path).name} is not there; it holds {what}: fetch it again') from e
-    except ValueError:
+    except (ValueError, RecursionError):
         d = None
     if isinstance(d, dict):
         return d
@@ -162,7 +163,7 @@ def read_table(
     what: str,  # the file is, for the message: 'the table of CaBuAr'
 ) -> pd.DataFrame:  # raises `NotFoundError` or `DamagedError`
     "Read columns of a Parquet file."
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise NotFoundError(f'{path} is not there; check the path')
     try:
         return pd.read_parquet(path, columns=columns)
@@ -446,36 +447,46 @@ def _mmflood_read(folder, item):
 # %% ../../nbs/1_data/17_archives.ipynb #c82dffaf
 def _h5(path):
     "An open HDF5 file."
-    if not Path(path).exists():
-        raise NotFoundError(f'{Path(path).name} is not there; check the path')
+    if not Path(path).is_file():
+        raise NotFoundError(f'{Path(path).name} is not there as a file; check the path')
     try:
         return h5py.File(path, 'r', rdcc_nbytes=2**26)
     except OSError as e:
         raise DamagedError(f'{Path(path).name} cannot be opened as HDF5 (a broken download?); fetch it again') from e
 
 
-def _h5_groups(h5, deep):
-    "The groups `deep` levels down."
-    nested = [g.values() if deep == 2 and isinstance(g, h5py.Group) else [g] for g in h5.values()]
-    return [o for group in nested for o in group if isinstance(o, h5py.Group)]
+def _h5_groups(group, deep):
+    "Name and content of the groups `deep` levels down; a link, which is not followed, has no content."
+    for k in group:
+        inner = group[k] if is_own(group, k.encode()) else None
+        if inner is None or (isinstance(inner, h5py.Group) and deep == 1):
+            yield f'{group.name}/{k}'.strip('/'), list(inner or ())
+        elif isinstance(inner, h5py.Group):
+            yield from _h5_groups(inner, deep - 1)
 
 
 def _h5_find(root, names, looks, deep):
     "Items (file, group, look); a file that cannot be opened is an item of its own, which will fail."
-    for f in [root / n for n in names if (root / n).exists()]:
+    for f in [root / n for n in names if (root / n).is_file()]:
         try:
             with _h5(f) as h5:
-                for o in _h5_groups(h5, deep):
-                    yield from [(f.name, o.name[1:], k) for k in looks if k in o] or [(f.name, o.name[1:], '')]
+                for name, inside in _h5_groups(h5, deep):
+                    yield from [(f.name, name, k) for k in looks if k in inside] or [(f.name, name, '')]
         except (ClospError, OSError, RuntimeError):
             yield f.name, '', ''
 
 
+def _h5_dataset(h5, name):
+    "A dataset that is in the file."
+    return h5py.Dataset(own_dataset(h5, name.encode()))
+
+
 def _h5_array(h5, group, look, bands, dtypes):
     "An array with the band last: its size, and a function that reads a cut."
-    if not (group and look and group in h5 and look in h5[group]):
-        raise NotFoundError(f"{Path(h5.filename).name} has no image '{group}/{look}'; fetch it again")
-    a = h5[group][look]
+    try:
+        a = _h5_dataset(h5, f'{group}/{look}')
+    except KeyError as e:
+        raise NotFoundError(f"{Path(h5.filename).name} has no image '{group}/{look}'; fetch it again") from e
     if a.ndim != 3 or a.shape[2] != len(bands):
         raise DamagedError(f'{group}/{look} has shape {a.shape}; expected rows, columns and {len(bands)} bands')
     _check_dtype(dtypes, a.dtype, f'{group}/{look}')
@@ -508,13 +519,14 @@ def _fire_read(folder, item):
     grid, time = table.get((group, post), ((), ''))
     with _h5(_inside(folder, file)) as h5:
         shape, pixels = _h5_array(h5, group, look, S2.names, 'ui')
-        if post and ('mask' not in h5[group] or h5[group]['mask'].shape[:2] != shape):
+        mask = _h5_dataset(h5, f'{group}/mask') if post and 'mask' in list(h5[group]) else None
+        if post and (mask is None or mask.shape not in (shape, (*shape, 1))):
             raise DamagedError(f'{group} has no mask of its size; fetch {file} again')
 
         def answer(r, c):
             if not post:
                 return (), wide
-            return _mask_answer(h5[group]['mask'][r : r + TILE, c : c + TILE], 'burned area', group, *wide)
+            return _mask_answer(mask[r : r + TILE, c : c + TILE], 'burned area', group, *wide)
 
         image = _Image(f'cabuar_{group}_{look}', S2, S2.names, 'DN', shape, grid, pixels)
         yield from image.tiles(answer, time=time, event=group.rsplit('_', 1)[0], source='cabuar')
@@ -523,7 +535,10 @@ def _fire_read(folder, item):
 def _quake_grid(h5, event, patch, width):
     "The grid of a patch, or () where it is not told as we read it."
     try:
-        x, y = (np.asarray(h5[event][k][int(patch.rsplit('_', 1)[1])], float) for k in 'xy')
+        axes = [_h5_dataset(h5, f'{event}/{k}') for k in 'xy']
+        if any(a.ndim != 2 or a.shape[1] != width for a in axes):
+            return ()
+        x, y = (np.asarray(a[int(patch.rsplit('_', 1)[1])], float) for a in axes)
         return _axes_grid(h5[event].attrs['epsg'], x, y) if len(x) == len(y) == width else ()
     except (KeyError, IndexError, TypeError, ValueError):
         return ()

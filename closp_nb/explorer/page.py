@@ -288,7 +288,7 @@ class AnswerPage:
         hits = self.session.hits
         self.buttons.link.value = self.view.explanation.value = ''
         self.show_page()
-        self.view.say(f'{hits.query}: {len(hits)} hits' + (f'. {hits.note}' if hits.note else ''))
+        self.view.say('. '.join(filter(None, [f'{hits.query}: {len(hits)} hits', hits.left_out, hits.note])))
         self.view.map.show_hits(hits)
 
     def show_page(self):

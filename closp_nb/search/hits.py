@@ -62,6 +62,11 @@ class Hits:
     ):
         self.frame, self.query, self.about, self.note = frame.reset_index(drop=True), query, about or {}, note
 
+    @property
+    def left_out(self) -> str:
+        "Return a sentence about tiles that the conditions left out because something about them is unknown, or ''."
+        return self.about.get('left_out', '')
+
     def __len__(self):
         return len(self.frame)
 
@@ -96,7 +101,7 @@ class Hits:
 
     def _repr_html_(self):
         head = f'<p><b>{html.escape(self.query)}</b>: {len(self)} hits</p>'
-        note = f'<p>{html.escape(self.note)}</p>' if self.note else ''
+        note = ''.join(f'<p>{html.escape(s)}</p>' for s in (self.note, self.left_out) if s)
         return head + note + self.table().to_html()
 
     def collapsed(self, km: float = 0.6) -> 'Hits':  # centres nearer than this are one spot; half a tile

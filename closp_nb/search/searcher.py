@@ -23,7 +23,7 @@ from ..models.loaders import normalize
 from ..models.folder import load_model
 from ..models.inference import encode_numpy
 from .index import BaseIndex, open_index
-from .filters import filter_mask
+from .filters import filter_counted, filter_mask, say_unknown
 from .calibration import predict_proba
 from .hits import Hits
 
@@ -206,7 +206,7 @@ def _condition(value):
 
 def _answer(index, z, k, query, where, leave=(), note=''):
     "Rank the tiles that meet the conditions by one vector; some rows are left out."
-    mask = filter_mask(index.cat, **where)
+    mask, unknown = filter_counted(index.cat, **where)
     if len(leave):
         mask = np.ones(len(index), bool) if mask is None else mask.copy()
         mask[leave] = False
@@ -219,6 +219,8 @@ def _answer(index, z, k, query, where, leave=(), note=''):
         asked=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         closp_nb=__version__,
     )
+    if unknown:
+        about['left_out'] = say_unknown(unknown)
     frame = f.assign(rank=range(1, len(f) + 1), score=scores[0])
     return Hits(frame, query + (f' [{named}]' if named else ''), about, note)
 
@@ -250,7 +252,9 @@ def _centred(ask, text, k, where):
         hits = _answer(ask.index, z, k, text, where | {'sensor': s})
         parts.append(hits.frame.assign(score=hits.frame.score - np.float32(mean @ z)))
     f = pd.concat(parts, ignore_index=True).sort_values('score', ascending=False, kind='stable').head(k)
-    return Hits(f.assign(rank=range(1, len(f) + 1)), f'{text} [centred]', hits.about, ask.ood_warning(text))
+    unknown = filter_counted(ask.index.cat, **where)[1]  # of both sensors
+    about = hits.about | (dict(left_out=say_unknown(unknown)) if unknown else {})
+    return Hits(f.assign(rank=range(1, len(f) + 1)), f'{text} [centred]', about, ask.ood_warning(text))
 
 # %% ../../nbs/5_search/56_searcher.ipynb #ae2273c0
 class Searcher(QueryEncoder):

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from closp_nb.data.catalog import Catalog
 from closp_nb.core import DamagedError, InputError, NotFoundError
-from closp_nb.search.filters import read_polygon, filter_mask
+from closp_nb.search.filters import filter_counted, filter_mask, read_polygon, say_unknown
 from closp_nb.search.index import Index
 from closp_nb.search.stores import STORES
 from closp_nb.labels import LABELS
@@ -113,6 +113,35 @@ def test_filtered_equals_brute_force(where, k, store, seed):
         np.testing.assert_allclose(scores[0], true[want], atol=1e-5)
     else:
         np.testing.assert_array_equal(rows[0], want)
+
+
+KNOWS = dict(time=('since', 'until'), place=('bbox', 'near', 'within'), cloud=('max_cloud',))
+
+
+@settings(max_examples=100, deadline=None)
+@given(where=asked)
+def test_what_is_unknown_is_counted_once(where):
+    "A tile counts if it meets what is left when the conditions that it cannot answer are taken away."
+    want = dict.fromkeys(KNOWS, 0)
+    for i in range(N):
+        t = CAT.table.iloc[i]
+        lacks = dict(time=t.time == '', place=np.isnan(t.lon), cloud=t.sensor == 's2' and np.isnan(t.cloud))
+        reasons = {what for what in KNOWS if lacks[what] and set(where) & set(KNOWS[what])}
+        rest = {k: v for k, v in where.items() if not any(k in KNOWS[what] for what in reasons)}
+        if reasons and by_hand(i, rest):
+            want[next(what for what in ('place', 'time', 'cloud') if what in reasons)] += 1
+    mask, counts = filter_counted(CAT, **where)
+    assert counts == {what: n for what, n in want.items() if n}
+    assert str(mask) == str(filter_mask(CAT, **where)) and bool(say_unknown(counts)) == bool(counts)
+
+
+def test_a_time_that_is_null_is_unknown():
+    "As other tools write it: text of it was later than any day."
+    cat = Catalog(CAT.frame.head(3).assign(time=['2021-07-01', None, np.nan]))
+    mask, counts = filter_counted(cat, since='2020-01-01')
+    assert mask.tolist() == [True, False, False] and counts == dict(time=2)
+    assert say_unknown(counts) == '2 tiles without a time were left out'
+    assert say_unknown(dict(cloud=1)) == '1 tile without a known share of cloud was left out'
 
 
 def test_one_in_ten_thousand(monkeypatch):

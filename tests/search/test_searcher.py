@@ -2,16 +2,21 @@
 
 import inspect
 import pydoc
+from datetime import date
 
+import geopandas as gpd
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from shapely.geometry import Point
 
+from closp_nb.cli.search import search_command
 from closp_nb.core import IncompatibleError
-from closp_nb.data.catalog import to_catalog
+from closp_nb.data.catalog import Catalog, to_catalog
+from closp_nb.explorer.page import Explorer
 from closp_nb.models.closp import new_model
 from closp_nb.models.config import CLOSP_NB
+from closp_nb.models.folder import save_model
 from closp_nb.search.calibration import calibrate
 from closp_nb.search.filters import filter_mask
 from closp_nb.search.index import Index
@@ -86,6 +91,34 @@ def test_an_empty_answer_and_an_unknown_place(tmp_path):
     cat = build_world(tmp_path / 'world', 20, geotiffs=0, progress=False)
     model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     ask = Searcher(Index.build(model, cat, progress=False), model)
-    assert len(ask.search_text('crops', near=(0, -89, 1))) == 0
+    assert len(none := ask.search_text('crops', near=(0, -89, 1))) == 0 and none.left_out == ''
     with pytest.raises(IncompatibleError, match='location encoder'):
         ask.search_location((12.5, 41.9))
+
+
+def test_every_answer_says_what_its_conditions_left_out(tmp_path, capsys):
+    cat = build_world(tmp_path / 'world', 30, geotiffs=0, progress=False)
+    t = cat.table
+    lost = Catalog(cat.frame.assign(time=np.where(np.arange(len(t)) % 3, t.time, '')))
+    model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
+    ask, n = Searcher(Index.build(model, lost, progress=False), model), int((lost.table.time == '').sum())
+    said = f'{n} tiles without a time were left out'
+    since = dict(since='2000-01-01')
+    for hits in (
+        ask.search_text('crops', **since),
+        ask.search_tile(t.id[0], **since),
+        ask.search_feedback('crops', like=t.id[0], **since),
+        ask.search_centred('crops', **since),
+    ):
+        assert hits.left_out == hits.collapsed().left_out == said and said in hits._repr_html_() and hits.note == ''
+    assert (gpd.read_file(hits.save(tmp_path / 'hits.geojson')).left_out == said).all()
+    assert ask.search_text('crops').left_out == '' and 'left_out' not in ask.search_text('crops').about
+    page = Explorer(ask)
+    page.form.since.value = date(2000, 1, 1)
+    page.form.text.value = 'crops'
+    page.search()
+    assert said in page.view.status.value
+    save_model(model, tmp_path / 'model')
+    Index.build(model, lost, model_folder=tmp_path / 'model', progress=False).save(tmp_path / 'index')
+    search_command('crops', str(tmp_path / 'index'), since='2090-01-01')
+    assert capsys.readouterr().out == f'no tile meets these conditions\n{said} by these conditions\n'
