@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from shapely.geometry import Point
 from tqdm.auto import tqdm
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, atomic_write
+from ..core import stored_path
 from ..sensors import ALL_SENSORS, S1, S2, Tile
 from ..labels import caption, harmonize, read_label_table
 from ..geodesy import check_centre, footprint
@@ -202,18 +203,22 @@ def _relative_paths(paths, root, below):
         if d not in homes:
             full = Path(d).resolve()
             homes[d] = os.path.relpath(full, root) if full.is_relative_to(below) else str(full)
-        out[p] = os.path.normpath(os.path.join(homes[d], name))
+        out[p] = Path(os.path.normpath(os.path.join(homes[d], name))).as_posix()
     return out
 
 
-# columns that older catalogs lack, and their value then
-_LATER = dict(event='', notes=None, cloud=np.nan, gaps=np.nan, hash='')
+# columns that catalogs of other tools or of older versions may lack, and their value then
+_OPTIONAL = dict(source='', time='', event='', hash='', cloud=np.nan, gaps=np.nan, notes=None, raw_labels=None)
 
 
 def _whole(f):
-    "A frame with all columns."
-    lack = {k: v for k, v in _LATER.items() if k not in f}
-    return f.assign(**{k: [[] for _ in range(len(f))] if k == 'notes' else v for k, v in lack.items()})
+    "A frame with all columns, and text where text belongs."
+    new = {k: v if v is not None else [[] for _ in range(len(f))] for k, v in _OPTIONAL.items() if k not in f}
+    if 'time' in f and pd.api.types.is_datetime64_any_dtype(f.time):
+        new['time'] = f.time.dt.strftime('%Y-%m-%dT%H:%M:%S')
+    f = f.assign(**new)
+    empty = [k for k in ('source', 'time', 'event', 'hash') if f[k].isna().any()]
+    return f.assign(**{k: f[k].astype(object).fillna('') for k in empty})
 
 
 def _load(path, file):
@@ -222,7 +227,7 @@ def _load(path, file):
         raise NotFoundError(f'no catalog at {path}; build one first')
     try:
         names = pq.read_schema(file or path).names
-        if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption', 'geometry'} - set(names):
+        if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption', 'lon', 'lat', 'geometry'} - set(names):
             raise IncompatibleError(
                 f'{path} is not a catalog, or one of an older version: it lacks {", ".join(sorted(lack))}; '
                 'make it again'
@@ -231,7 +236,7 @@ def _load(path, file):
     except (pa.ArrowException, OSError, ValueError) as e:
         raise DamagedError(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; make it again') from e
     home = '' if str(path.parent) == '.' else str(path.parent)
-    moved = table.path.map({p: os.path.join(home, p) for p in table.path.unique()})
+    moved = table.path.map({p: stored_path(p, home) for p in table.path.unique()})
     return _whole(table.assign(path=moved)), wkb
 
 # %% ../../nbs/1_data/14_catalog.ipynb #e51aa756
