@@ -144,11 +144,11 @@ def _inside(folder, *parts):
 
 def _json(path, what):
     "A JSON file, or one line that says what is missing without it."
+    if not Path(path).is_file():
+        raise NotFoundError(f'{Path(path).name} is not there; it holds {what}: fetch it again')
     try:
         d = json.loads(Path(path).read_text(encoding='utf-8'))
-    except FileNotFoundError as e:
-        raise NotFoundError(f'{Path(path).name} is not there; it holds {what}: fetch it again') from e
-    except ValueError:
+    except (ValueError, RecursionError):
         d = None
     if isinstance(d, dict):
         return d
@@ -161,7 +161,7 @@ def read_table(
     what: str,  # the file is, for the message: 'the table of CaBuAr'
 ) -> pd.DataFrame:  # raises `NotFoundError` or `DamagedError`
     "Read columns of a Parquet file."
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise NotFoundError(f'{path} is not there; check the path')
     try:
         return pd.read_parquet(path, columns=columns)

@@ -63,6 +63,9 @@ def _read_other(path):
     return pd.DataFrame(g.drop(columns='geometry')), pa.array(g.geometry.to_wkb())
 
 
+_TEXTS, _OPEN = ('id', 'sensor', 'path', 'key', 'split', 'caption'), ('source', 'time')  # columns; these may lack
+
+
 def _is_text(t):
     return pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_dictionary(t)
 
@@ -80,9 +83,19 @@ def _read(path):
     shared = {c: _shared(read([c])[c]) for c in lists}
     plain = read([n for n in f.schema_arrow.names if n not in ('geometry', *lists)])
     plain.validate(full=True)  # text that is no text is met here, and not a tile at a time
-    for name in ('id', 'sensor', 'path', 'key', 'split', 'caption'):
-        if not _is_text(plain[name].type):
+    for name in (*_TEXTS, *set(_OPEN).intersection(plain.column_names)):
+        t, open_ = plain[name].type, name in _OPEN
+        others = open_ and (pa.types.is_null(t) or name == 'time' and pa.types.is_timestamp(t))
+        if not (_is_text(t) or others) or plain[name].null_count and not open_:
             raise ValueError(f'{name} is no text')
+    for name, most in dict(lon=180, lat=90).items():
+        values = plain[name].to_numpy()
+        if values.dtype.kind not in 'fi' or (np.abs(values) > most).any():
+            raise ValueError(f'{name} is no angle')
+    if odd := set(pc.unique(plain['sensor']).to_pylist()) - set(ALL_SENSORS):
+        raise ValueError(f'no sensor {min(odd)}')
+    if not {'labels', 'raw_labels'} <= set(lists):
+        raise ValueError('labels are no lists')
     table = plain.to_pandas(ignore_metadata=True).assign(**shared)
     wkb = read(['geometry'])['geometry'].combine_chunks()
     pa.default_memory_pool().release_unused()  # what unpacking the file took goes back to the system
@@ -182,7 +195,12 @@ class Catalog:
 # %% ../../nbs/1_data/14_catalog.ipynb #c39cb9b8
 def _tile(row):
     "The tile that a row of a catalog is about, read by the reader for its file."
-    m, path = re.fullmatch(r'(\d+),(\d+)', row.key), Path(row.path)
+    m, path = re.fullmatch(r'(\d{1,9}),(\d{1,9})', row.key), Path(row.path)
+    if not (path.is_file() or path.is_dir()):
+        raise NotFoundError(
+            f'tile {row.id} lies in {row.path:.200}, which is no file here; '
+            'move the archive back, or make the catalog again'
+        )
     at = (int(m[1]), int(m[2])) if m else None
     if path.suffix == '.h5':
         t = read_corpus(path, row.key)
@@ -223,11 +241,13 @@ def _whole(f):
 
 def _load(path, file):
     "The columns and the shapes of a catalog file; raises `NotFoundError`, `DamagedError` or `IncompatibleError`."
-    if file is None and not path.exists():
+    if file is None and not path.is_file():
         raise NotFoundError(f'no catalog at {path}; build one first')
     try:
-        names = pq.read_schema(file or path).names
-        if lack := {'id', 'sensor', 'path', 'key', 'split', 'labels', 'caption', 'lon', 'lat', 'geometry'} - set(names):
+        about = pq.read_metadata(file or path)
+        if about.num_rows > os.stat(file.fileno() if file else path).st_size:
+            raise ValueError('more rows than bytes')
+        if lack := {*_TEXTS, 'labels', 'lon', 'lat', 'geometry'} - set(about.schema.to_arrow_schema().names):
             raise IncompatibleError(
                 f'{path} is not a catalog, or one of an older version: it lacks {", ".join(sorted(lack))}; '
                 'make it again'
@@ -302,7 +322,7 @@ def corpus_splits(
 ) -> dict[str, str]:  # {key of a tile: 'train', 'gallery' or 'buffer'}; raises `NotFoundError`, `DamagedError`
     "Read the list of a corpus: its tiles, and the split of each."
     meta = Path(folder) / 'metadata.parquet'
-    if not meta.exists():
+    if not meta.is_file():
         raise NotFoundError(f'{meta} is not there; the corpus needs it beside its HDF5 files')
     try:
         m = pq.read_table(meta, columns=['key', 'split'])

@@ -89,6 +89,7 @@ CHOICES = {
 }
 LIMITS = {  # others: from 0 upwards
     'dim': (1, 2**16),
+    'head': (0, 2**16),
     'logit_scale': (0.01, 100),
     'caption_augmentation': (0, 1),
     'freeze_epochs': (-1, math.inf),

@@ -86,11 +86,13 @@ MODELS = {m.model_type: m for m in (CLOSP, GeoCLOSP)}  # model type -> class
 
 def _read_folder(folder):
     "Description and weights of a model folder, which belong together."
-    if not (folder / 'model.json').exists():
+    if not (folder / 'model.json').is_file():
         raise NotFoundError(f'{folder} is no model folder (model.json is missing); train one with closp demo')
+    if not (folder / 'weights.safetensors').is_file():
+        raise DamagedError(f'{folder} is damaged (no weights.safetensors); copy it anew')
     try:
         d, w = json.loads((folder / 'model.json').read_text()), load_file(folder / 'weights.safetensors')
-    except (OSError, ValueError, SafetensorError) as e:
+    except (OSError, ValueError, RecursionError, SafetensorError) as e:
         raise DamagedError(f'{folder} is damaged ({type(e).__name__}); train the model again or copy it anew') from e
     if not isinstance(d, dict) or 'fingerprint' not in d:
         raise DamagedError(f'{folder}: model.json is incomplete; copy the folder anew')
@@ -118,6 +120,16 @@ def _check_sensors(folder, sensors):
                 f"this version reads {', '.join(own.names)} in {own.unit}"
             )
 
+# %% ../../nbs/3_models/37_folder.ipynb #d1c0d001
+def _check_claims(folder, recipe, sensors, weights):
+    "Refuse a recipe that asks for larger layers than the weights have, before they are made."
+    m = recipe.model
+    heads = {m.head, *(int(n) for _, _, n in (p.partition(':') for p in m.image_encoder.split('+')) if n.isdecimal())}
+    for k in sensors:
+        shape = tuple(getattr(weights.get(f'image_projections.{k}.weight'), 'shape', ()))
+        if len(shape) != 2 or shape[0] != m.dim or max(heads) > shape[1]:
+            raise DamagedError(f'{folder} does not fit its own description (image_projections.{k}); copy it anew')
+
 
 def load_model(
     folder: str | Path,  # as `save_model` wrote it
@@ -125,22 +137,28 @@ def load_model(
     "Read a model folder; nothing in it is executed."
     folder = Path(folder)
     d, w = _read_folder(folder)
-    if d['model_type'] not in MODELS:
-        raise IncompatibleError(f"{folder} holds a '{d['model_type']}'; this version knows {', '.join(MODELS)}")
-    _check_sensors(folder, d['sensors'])
     try:
+        if d['model_type'] not in MODELS:
+            raise IncompatibleError(f"{folder} holds a '{d['model_type']}'; this version knows {', '.join(MODELS)}")
+        _check_sensors(folder, d['sensors'])
         recipe = read_recipe(d['recipe'])
+    except (AttributeError, KeyError, TypeError) as e:
+        raise DamagedError(f'{folder}: model.json is no description of a model; copy it anew') from e
     except InputError as e:
         raise IncompatibleError(
             f'{folder} has a recipe that this version does not know ({e}); use the version that trained it'
         ) from e
     if asdict(recipe) != d['recipe']:
         raise IncompatibleError(f'{folder} has a recipe that lacks fields of this version; train the model again')
+    _check_claims(folder, recipe, d['sensors'], w)
     with torch.random.fork_rng(devices=()):
         model = new_model(recipe, tuple(d['sensors']))
         if d['model_type'] == 'geoclosp':
             model = GeoCLOSP.around(model)
-    model.shape_like(w)
+    try:
+        model.shape_like(w)
+    except (KeyError, RuntimeError, ValueError) as e:
+        raise DamagedError(f'{folder} holds no location encoder that fits; copy it anew') from e
     want = _weights(model)
     odd = [k for k in sorted(want | w) if k not in want or k not in w or want[k].shape != w[k].shape]
     if odd:

@@ -130,6 +130,8 @@ def _encoder_of(w, **kw):
     "A location encoder of the shape of its weights, which holds them."
     capacity, n = w['nnet.layers.0.weight'].shape
     layers = sum('layers' in k and k.endswith('weight') for k in w)
+    if capacity * n + (layers - 1) * capacity**2 > sum(v.numel() for v in w.values()):
+        raise ValueError('fewer weights than layers of this size have')
     encoder = LocationEncoder(math.isqrt(n), capacity, layers, len(w['nnet.last_layer.weight']), **kw)
     encoder.load_state_dict({'gain': encoder.gain} | w)
     return encoder

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from closp_nb.core import (
     DamagedError,
@@ -66,11 +68,15 @@ def start_parts(
 
 def _read_about(folder):
     "Return what parts.json says."
+    if not (path := Path(folder) / 'parts.json').is_file():
+        raise NotFoundError(f'{folder} holds no parts.json; begin with closp embed')
     try:
-        return dict(json.loads((Path(folder) / 'parts.json').read_text()))
-    except FileNotFoundError:
-        raise NotFoundError(f'{folder} holds no parts.json; begin with closp embed') from None
-    except (OSError, ValueError, TypeError) as e:
+        about = dict(json.loads(path.read_text()))
+        n = pq.read_metadata(path.with_name('catalog.parquet')).num_rows
+        if not 0 < int(about['part']) or about['count'] != n or not 0 < int(about['dim']) <= 2**16:
+            raise ValueError('other numbers than those of the catalog')
+        return about
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, pa.ArrowException) as e:
         raise DamagedError(
             f'{folder}/parts.json is damaged ({type(e).__name__}); remove the folder and embed again'
         ) from e
@@ -83,9 +89,11 @@ def _span(about, i):
 
 def _open_part(folder, about, i):
     "Return one part, mapped into memory; None if it is not there or not whole."
-    lo, hi = _span(about, i)
+    (lo, hi), path = _span(about, i), Path(folder) / f'part-{i:05d}.npy'
+    if not path.is_file():
+        return None
     try:
-        z = np.load(Path(folder) / f'part-{i:05d}.npy', mmap_mode='r', allow_pickle=False)
+        z = np.load(path, mmap_mode='r', allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     return z if z.shape == (hi - lo, about['dim']) and z.dtype == np.float32 else None

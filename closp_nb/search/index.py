@@ -9,6 +9,7 @@ __all__ = ['MAX_CHECKSUM', 'probe_queries', 'BaseIndex', 'Index', 'MultiIndex', 
 from abc import ABC, abstractmethod
 import hashlib
 import json
+import math
 import os
 import time
 import zipfile
@@ -156,7 +157,7 @@ def _damaged(folder, why, error=None):
 def _read_json(folder):
     "Return the text of index.json; None if it is not there."
     try:
-        return (folder / 'index.json').read_text(encoding='utf-8-sig')
+        return (folder / 'index.json').read_text(encoding='utf-8-sig') if (folder / 'index.json').is_file() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as e:
@@ -176,12 +177,17 @@ def _parse_json(folder, text):
         about |= {k: about[k] for k in ('count', 'model', 'fingerprint', 'dim', 'store')}
         numbers = [c[k] for c in about.get('calibration', {}).values() for k in ('slope', 'offset')]
         sizes = [int(f['bytes']) for f in about['files'].values() if f['sha256']]
-    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        names = [*about['files'], *map(str, about.get('recall', {}))]
+        words = [about[k] for k in ('model', 'fingerprint', 'store')]
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise _damaged(folder, '', e) from e
+    if not all(isinstance(o, str) for o in words) or any(Path(o).name != o for o in names):
+        raise _damaged(folder, 'index.json holds no names where it should')
     if about['store'] not in STORES:
         known = ', '.join(STORES)
         raise IncompatibleError(f"{folder} has a store '{about['store']}', known are {known}; build the index again")
-    if len(sizes) < len(about['files']) or not all(isinstance(o, (int, float)) for o in numbers):
+    numbers += [about['count'], about['dim'], *about.get('recall', {}).values()]
+    if len(sizes) < len(about['files']) or not all(isinstance(o, (int, float)) and math.isfinite(o) for o in numbers):
         raise _damaged(folder, 'index.json holds no numbers where it should')
     return about
 
@@ -190,7 +196,7 @@ def _check_files(folder, files, whole):
     "Refuse files that are not as they were written."
     for name, f in files.items():
         p = folder / name
-        if not p.exists():
+        if not p.is_file():
             raise _damaged(folder, f'{name} is missing')
         if p.stat().st_size != f['bytes']:
             raise _damaged(folder, f'{name} has {p.stat().st_size} bytes instead of {f["bytes"]}')
@@ -209,13 +215,15 @@ def _open_folder(folder, text, whole):
         store = cls.open(folder)
         rows = open(folder / 'rows.parquet', 'rb')  # stays open: the rows of this index, whatever is renamed
         n = pq.ParquetFile(rows).metadata.num_rows
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile) as e:  # faiss: RuntimeError
-        raise _damaged(folder, '', e) from e
-    if not len(store) == len(store.z) == n == about['count']:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as e:
+        raise _damaged(folder, '', e) from e  # faiss says RuntimeError
+    if (len(store), len(store.z), store.dim) != (n, n, about['dim']) or n != about['count']:
         raise DamagedError(f'{folder} does not fit together: {len(store)} vectors, {n} rows; build the index again')
     if about['model']:
         about['model'] = str(Path(stored_path(about['model'], folder)).resolve())
-    return store, lambda: Catalog.load(folder / 'rows.parquet', rows), about
+    small = about['files']['rows.parquet']['bytes'] <= MAX_CHECKSUM
+    cat = Catalog.load(folder / 'rows.parquet', rows) if small else None
+    return store, cat or (lambda: Catalog.load(folder / 'rows.parquet', rows)), about
 
 # %% ../../nbs/5_search/51_index.ipynb #7c974e0e
 def _load(folder, whole):

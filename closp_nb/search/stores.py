@@ -7,6 +7,8 @@ __all__ = ['BLOCK', 'OUTLIER_FRAC', 'MAX_SCAN', 'STORES', 'topk', 'ScalarQuantiz
            'IVFStore', 'probe_vectors', 'ann_recall', 'store_class']
 
 # %% ../../nbs/5_search/50_stores.ipynb #0a3caf91
+import io
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -55,6 +57,22 @@ def topk(
 OUTLIER_FRAC = 0.0002  # of the rows: those with the largest errors, always looked at in float32
 
 
+def _read_npz(path):
+    "Return the arrays of a file that `numpy.savez` wrote; none is larger than the file."
+    out = {}
+    with zipfile.ZipFile(path) as z:
+        if sum(i.file_size for i in z.infolist()) > Path(path).stat().st_size:
+            raise ValueError('packed more densely than we write')
+        for name in z.namelist():
+            f = io.BytesIO(z.read(name))
+            if np.lib.format.read_magic(f) != (1, 0):
+                raise ValueError('another version of arrays')
+            shape, columns_first, dtype = np.lib.format.read_array_header_1_0(f)
+            x = np.frombuffer(f.read(), dtype)
+            out[name.removesuffix('.npy')] = x.reshape(shape, order='F' if columns_first else 'C').copy()
+    return out
+
+# %% ../../nbs/5_search/50_stores.ipynb #d1c0d005
 class ScalarQuantizer:
     "Turn unit vectors into whole numbers of one byte, and know how far off they can be."
 
@@ -112,9 +130,19 @@ class ScalarQuantizer:
 
     @classmethod
     def open(cls, path: Path) -> 'ScalarQuantizer':
-        "Read the file that `write` wrote."
-        with np.load(path, allow_pickle=False) as f:
-            return cls(f['mean'], f['turn'], f['scale'][()], float(f['error']), float(f['reach']), f['wild'])
+        "Read the file that `write` wrote; raise `ValueError` for one that is none."
+        f = _read_npz(path)
+        out = cls(f['mean'], f['turn'], f['scale'][()], float(f['error']), float(f['reach']), f['wild'])
+        dim = len(out.mean)
+        numbers = [out.mean, out.rotation, out.scale, out.error, out.max_norm]
+        fits = out.mean.shape == (dim,) and out.rotation.shape == (dim, dim) and out.outliers.ndim == 1
+        if not (
+            fits
+            and out.scale > 0
+            and all(o.dtype.kind == 'f' and np.isfinite(o).all() for o in map(np.asarray, numbers))
+        ):
+            raise ValueError('no quantizer')
+        return out
 
 # %% ../../nbs/5_search/50_stores.ipynb #57bd278e
 @cache
@@ -155,11 +183,36 @@ def _scan(ix, c, k, rows):
 
 MAX_SCAN = 20_000  # up to so many rows are looked at one by one
 
+# %% ../../nbs/5_search/50_stores.ipynb #d1c0c002
+def _own_codes(ix):
+    "Whether the codes of an index are of one byte, and its scores inner products."
+    kind = ix.sq.qtype == faiss.ScalarQuantizer.QT_8bit_direct_signed and ix.metric_type == faiss.METRIC_INNER_PRODUCT
+    return kind and ix.d == ix.sq.d == ix.code_size == ix.sq.code_size
+
+
+def _is_ours(ix):
+    "Whether an index is as the stores write it."
+    if isinstance(ix, faiss.IndexScalarQuantizer):
+        return _own_codes(ix) and ix.codes.size() == ix.ntotal * ix.d
+    lists, near = ix.invlists, faiss.downcast_index(ix.quantizer)
+    if not (isinstance(ix, faiss.IndexIVFScalarQuantizer) and isinstance(near, faiss.IndexFlat) and _own_codes(ix)):
+        return False
+    if (near.ntotal, near.d, lists.nlist, lists.code_size) != (ix.nlist, ix.d, ix.nlist, ix.d) or ix.by_residual:
+        return False
+    seen = np.zeros(ix.ntotal, bool)
+    for i in range(ix.nlist):
+        rows = faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)) if lists.list_size(i) else np.empty(0, int)
+        if rows.min(initial=0) < 0 or rows.max(initial=-1) >= len(seen):
+            return False
+        seen[rows] = True
+    return bool(seen.all()) and 0 < ix.nprobe
+
 # %% ../../nbs/5_search/50_stores.ipynb #67c6aa3d
 class ExactStore:
     "Scan one-byte codes, then float32 vectors of all that can be among the best: the answers of a full scan."
 
     name, files, quantile = 'exact', ('vectors.npy', 'codes.faiss', 'coder.npz'), 1.0
+    kind = b'IxSQ'  # the first bytes of codes.faiss
 
     def __init__(self, z, quantizer: ScalarQuantizer, ix):
         self.z, self.quantizer, self.ix = z, quantizer, ix  # (n, dim) float32 rows; faiss index of codes
@@ -219,8 +272,17 @@ class ExactStore:
         "Open the files that `write` wrote, mapped into memory."
         folder = Path(folder)
         z = np.load(folder / 'vectors.npy', mmap_mode='r', allow_pickle=False) if 'vectors.npy' in cls.files else None
+        with open(folder / 'codes.faiss', 'rb') as f:
+            if f.read(4) != cls.kind:
+                raise ValueError(f'codes.faiss holds another kind of index than {cls.name}')
         ix = faiss.read_index(str(folder / 'codes.faiss'), faiss.IO_FLAG_MMAP_IFC)
-        return cls(z, ScalarQuantizer.open(folder / 'coder.npz'), ix)
+        quantizer = ScalarQuantizer.open(folder / 'coder.npz')
+        out = quantizer.outliers
+        if not (_is_ours(ix) and ix.d == len(quantizer.mean) and (np.diff(out, prepend=-1) > 0).all()):
+            raise ValueError('codes.faiss is not as it was written')
+        if (z is not None and (z.shape, z.dtype) != ((ix.ntotal, ix.d), np.float32)) or (out >= ix.ntotal).any():
+            raise ValueError('vectors and codes do not fit together')
+        return cls(z, quantizer, ix)
 
     def edit(self, keep: np.ndarray, more: np.ndarray) -> 'ExactStore':
         "Make a store of the rows `keep` of this one, followed by more vectors."
@@ -296,6 +358,7 @@ class IVFStore(ExactStore):
     "Keep codes in lists around centres; a query looks into some of the lists."
 
     name, files = 'large', ('vectors.npy', 'codes.faiss', 'coder.npz')
+    kind = b'IwSq'
     _kept: tuple = ()  # faiss holds them by address only
 
     @classmethod
