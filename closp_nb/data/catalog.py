@@ -94,7 +94,7 @@ def _read(path):
             raise ValueError(f'{name} is no angle')
     if odd := set(pc.unique(plain['sensor']).to_pylist()) - set(ALL_SENSORS):
         raise ValueError(f'no sensor {min(odd)}')
-    if not {'labels', 'raw_labels'} <= set(lists):
+    if 'labels' not in lists or 'raw_labels' in plain.column_names:
         raise ValueError('labels are no lists')
     table = plain.to_pandas(ignore_metadata=True).assign(**shared)
     wkb = read(['geometry'])['geometry'].combine_chunks()
