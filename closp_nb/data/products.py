@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 from ..core import ClospError, DamagedError, IncompatibleError, InputError
-from ..core import MissingDependencyError, NotFoundError
+from ..core import MissingDependencyError, NotFoundError, stored_path
 from ..sensors import S1, S2, S2L1C, Sensor
 from ..units import band_name, product_offset
 from .rasters import display_name, open_raster
@@ -284,12 +284,12 @@ def _item_offset(item, asset):
 
 def _address(item, asset, base):
     "Where an asset lies: a path, or /vsicurl/ and its address."
-    href = re.sub('^file://', '', asset.get_absolute_href() or asset.href)
+    href = asset.get_absolute_href() or asset.href
     if re.match(r'https?://', href):
         return f'/vsicurl/{href}'
     if href.startswith('s3://'):
         return f'/vsis3/{href[5:]}'
-    return os.path.normpath(os.path.join(base, href))
+    return os.path.normpath(stored_path(href, base))
 
 
 def _item_scene(item, base):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
-from ..core import ClospError, DamagedError, atomic_write
+from ..core import ClospError, DamagedError, InputError, atomic_write
 from ..sensors import ALL_SENSORS, show_tiles
 from ..labels import collision_share, LABELS
 from .catalog import Catalog, corpus_splits, open_catalog, pixel_hash
@@ -233,6 +233,14 @@ def draw_sample(
     return show_tiles([cat[i] for i in rows], titles, **options)
 
 # %% ../../nbs/1_data/19_report.ipynb #551a0833
+def _leaks(cat):
+    "What training and gallery have in common, or why that cannot be said."
+    try:
+        return str(leaks(cat, pixels=False))
+    except InputError as e:
+        return f'leaks are not measured: {e}'
+
+
 def corpus_report(
     cat: Catalog,
     per_group: int = 16,  # tiles of each source and sensor whose pixels are read
@@ -260,7 +268,7 @@ def corpus_report(
         f'{text.nunique():,} captions; {", ".join(meet)}',
         units.drop(columns=['done', 'wrong']).round(3).to_string(index=False),
         '\n'.join(remarks),
-        str(leaks(cat, pixels=False)),
+        _leaks(cat),
     ]
     return '\n\n'.join(parts)
 
