@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MARK', 'WAIT', 'ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError',
            'MissingDependencyError', 'DivergedError', 'sign_folder', 'check_writable', 'check_disjoint', 'lock_target',
-           'put_back', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text', 'read_rows', 'Skipped']
+           'put_back', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text', 'read_rows', 'stored_path',
+           'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded', 'Skipped']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
@@ -18,14 +19,20 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
 from pathlib import Path
+from typing import get_args
+from urllib.parse import unquote
 
 # %% ../nbs/0_basics/00_core.ipynb #5abe9e2d
 class ClospError(Exception):
@@ -58,7 +65,7 @@ class DivergedError(ClospError):
 # %% ../nbs/0_basics/00_core.ipynb #1a7b0c01
 MARK = '.closp'  # in a folder that we wrote: what we put there
 _KINDS = {  # files that all folders of a kind have -> what these can hold, also without a mark
-    'index.json': 'index.json rows.parquet vectors.npy codes.faiss coder.npz',
+    'index.json': 'index.json rows.parquet vectors.npy codes.faiss coder.npz left.csv',
     'model.json': 'model.json weights.safetensors',
     'crisislandmark.h5': '*.h5 metadata.parquet catalog.parquet corpus.json left.csv queries.jsonl qrels/corpus.t* '
     'geotiff/*.tif',
@@ -482,6 +489,110 @@ def read_rows(
             why = f'has {len(cells)} cells, and the head {len(short)}'
             left.append((n, f'{why}; put quotes around a cell that holds the separator {sep!r}'))
     return rows, left, remark
+
+# %% ../nbs/0_basics/00_core.ipynb #7b1a0c42
+def stored_path(
+    text: str,  # as a file says: a path of any system, or a file:// address
+    home: str | Path = '',  # the folder it is relative to
+) -> str:
+    "Return the path here that a file means."
+    address = re.match(r'file:(?://(?:localhost)?)?(?=/)', text, re.I)
+    raw = text[address.end() :] if address else text
+    slashed = raw.replace('\\', '/')
+    tries = [os.path.join(home, t) for t in dict.fromkeys([raw, slashed, unquote(slashed)])]
+    if len(tries) == 1:
+        return tries[0]
+    return next(filter(os.path.exists, tries), tries[-1] if address else os.path.join(home, slashed))
+
+# %% ../nbs/0_basics/00_core.ipynb #1a7b0c21
+def _watch(above):
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    while os.getppid() == above and (parent is None or parent.is_alive()):
+        time.sleep(1)
+    os._exit(1)
+
+
+def follow_parent(*_) -> None:  # takes what a pool's or a loader's start passes on
+    "Let this process end when the one that started it does, and leave Ctrl-C to that."
+    import ctypes
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    above = os.getppid()
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    threading.Thread(target=_watch, args=(above,), daemon=True).start()
+
+
+@contextmanager
+def process_pool(
+    workers: int,
+) -> Iterator:  # a ProcessPoolExecutor
+    "Start processes that end with this one, and at once if the block fails."
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            started = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for p in started:
+                p.kill()
+            raise
+
+# %% ../nbs/0_basics/00_core.ipynb #1a7b0c31
+class InPath(str):
+    "A path that a command reads."
+
+
+class OutPath(str):
+    "A path that a command writes, and may replace."
+
+
+_outs: ContextVar[tuple] = ContextVar('outs', default=())  # what the running command replaces
+
+
+def note_input(
+    path: str | Path,  # that is about to be read
+) -> None:  # raises `InputError` if the running command replaces it
+    "Refuse to read what will be replaced; bring back what a kill left."
+    for out in _outs.get():
+        check_disjoint(out, path)
+    put_back(path)
+
+
+def _types(hint):
+    return {hint}.union(*map(_types, get_args(hint)))
+
+
+def _paths(kind, hints, values):
+    "The values of a call that are of one kind of path."
+    for name, v in values.items():
+        if v and kind in _types(hints[name]):
+            yield from map(str, [v] if isinstance(v, (str, Path)) else v)
+
+
+def guarded(f: Callable) -> Callable:  # has parameters of the types `InPath` and `OutPath`
+    "Let a command never replace what it reads."
+    sig = signature(f)
+    hints = {k: p.annotation for k, p in sig.parameters.items()}
+
+    @wraps(f)
+    def command(*args, **kw):
+        call = sig.bind(*args, **kw)
+        call.apply_defaults()
+        token = _outs.set((*_outs.get(), *_paths(OutPath, hints, call.arguments)))
+        try:
+            for path in _paths(InPath, hints, call.arguments):
+                note_input(path)
+            return f(*args, **kw)
+        finally:
+            _outs.reset(token)
+
+    return command
 
 # %% ../nbs/0_basics/00_core.ipynb #6f438b84
 @dataclass(frozen=True)

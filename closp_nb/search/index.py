@@ -29,9 +29,10 @@ from closp_nb.core import (
     NotFoundError,
     atomic_folder,
     lock_target,
+    note_input,
     put_back,
+    stored_path,
 )
-from ..inputs import note_input
 from ..labels import caption, LABELS
 from ..data.catalog import Catalog
 from ..models.folder import fingerprint
@@ -147,20 +148,22 @@ def _check_generation(folder, read):
         )
 
 
-def _write_folder(folder, store, cat, about, overwrite):
-    "Write an index folder, next to which model and tiles are kept by relative paths; returns its generation."
-    read, about = about.get('read'), {k: v for k, v in about.items() if k != 'read'}
+def _write_folder(folder, index, overwrite):
+    "Write an index folder; a model and tiles that lie next to it are kept by relative paths."
+    read, about = index.about.get('read'), {k: v for k, v in index.about.items() if k != 'read'}
     if about['model']:
-        about = about | dict(model=os.path.relpath(about['model'], folder.resolve()))
+        about = about | dict(model=Path(os.path.relpath(about['model'], folder.resolve())).as_posix())
     try:
         with lock_target(folder), atomic_folder(folder, overwrite) as tmp:
             _check_generation(folder, read)
-            store.write(tmp)
-            cat.save(tmp / 'rows.parquet', below=folder.resolve().parent)
+            index.store.write(tmp)
+            index.cat.save(tmp / 'rows.parquet', below=folder.resolve().parent)
             files = {f.name: dict(bytes=f.stat().st_size, sha256=_sum(f)) for f in sorted(tmp.iterdir())}
             text = json.dumps(about | dict(files=files), indent=1)
             (tmp / 'index.json').write_text(text)
-        return _generation(folder, text)
+        index.saved = _generation(folder, text)
+        if read:
+            index.about = index.about | dict(read=index.saved)
     except ClospError:
         raise
     except (OSError, RuntimeError) as e:  # faiss says RuntimeError
@@ -177,7 +180,7 @@ def _damaged(folder, why, error=None):
 def _read_json(folder):
     "Return the text of index.json; None if it is not there."
     try:
-        return (folder / 'index.json').read_text() if (folder / 'index.json').is_file() else None
+        return (folder / 'index.json').read_text(encoding='utf-8-sig') if (folder / 'index.json').is_file() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as e:
@@ -240,7 +243,7 @@ def _open_folder(folder, text, whole):
     if (len(store), len(store.z), store.dim) != (n, n, about['dim']) or n != about['count']:
         raise DamagedError(f'{folder} does not fit together: {len(store)} vectors, {n} rows; build the index again')
     if about['model']:
-        about['model'] = str((folder / about['model']).resolve())
+        about['model'] = str(Path(stored_path(about['model'], folder)).resolve())
     about['read'] = _generation(folder, text)
     small = about['files']['rows.parquet']['bytes'] <= MAX_CHECKSUM
     cat = Catalog.load(folder / 'rows.parquet', rows) if small else None
@@ -294,8 +297,8 @@ def _edit(index, gone, more=None, z=None, model=None):
     store = index.store.edit(keep, z)
     cat = index.cat.take(keep) if more is None else Catalog.concat([index.cat.take(keep), more])
     about = {k: v for k, v in index.about.items() if k != 'files'} | dict(count=len(store))
-    if index._saved:
-        about['read'] = index._saved
+    if index.saved:
+        about['read'] = index.saved
     if 'vectors.npy' in store.files:
         about['recall'] = _measure(store, store.z, probe_queries(model, store.z))  # else that of the first build
     return store, cat, about
@@ -321,10 +324,8 @@ def old_ids(
 class Index(BaseIndex):
     "Keep the vectors of an archive with their rows and the fingerprint of the model that made them."
 
-    _saved: list | None = None  # the generation that it became
-
     def __init__(self, store: ExactStore, cat, about: dict):  # cat: a Catalog, or a function that reads it
-        self.store, self._cat, self.about = store, cat, about
+        self.store, self._cat, self.about, self.saved = store, cat, about, None
 
     def __len__(self):
         return len(self.store)
@@ -367,9 +368,7 @@ class Index(BaseIndex):
 
     def save(self, folder, overwrite: bool = False) -> Path:
         "Write the index folder; model and tiles next to it are kept by relative paths, so that all can move together."
-        self._saved = _write_folder(Path(folder), self.store, self.cat, self.about, overwrite)
-        if 'read' in self.about:
-            self.about = self.about | dict(read=self._saved)
+        _write_folder(Path(folder), self, overwrite)
         return Path(folder)
 
     @classmethod

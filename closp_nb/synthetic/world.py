@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
-from ..core import check_writable, InputError, lock_target
+from ..core import check_writable, InputError, lock_target, process_pool
 from ..sensors import S1, S2, TILE, Tile
 from ..labels import CORINE, LABELS, caption, harmonize
-from ..processes import process_pool
 from ..geodesy import from_lonlat, to_lonlat
 from ..data.hdf5 import COLLECTIONS, collection_of, write_corpus
 from ..data.rasters import write_geotiff

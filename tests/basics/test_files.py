@@ -13,15 +13,18 @@ import pytest
 from closp_nb import core
 from closp_nb.core import (
     MARK,
+    InPath,
     InputError,
+    OutPath,
     atomic_folder,
     atomic_write,
     check_writable,
+    guarded,
     lock_target,
+    note_input,
     put_back,
     sign_folder,
 )
-from closp_nb.inputs import InPath, OutPath, guarded, note_input
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = os.environ | {'PYTHONPATH': str(ROOT)}
