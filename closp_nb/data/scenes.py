@@ -126,7 +126,7 @@ class _Layers:
                     f'{name} and {finest} differ in size and do not say where they lie; gdalwarp one'
                 )
             return
-        if d.crs != g.crs:
+        if d.crs != g.crs and crs_text(d) != crs_text(g):  # two spellings of one projection are one
             raise IncompatibleError(
                 f'{name} is in {crs_text(d)[:40]}, {finest} in {self.crs[:40]}; '
                 'a scene has one projection: sort the files, or gdalwarp one'
