@@ -17,13 +17,8 @@ from types import UnionType
 from typing import get_args, get_origin
 from fastcore.script import anno_parser
 from ..core import ClospError, InputError
-from closp_nb.cli.corpus import (
-    corpus_build_command,
-    corpus_check_command,
-    corpus_show_command,
-    samples_command,
-    to_shell,
-)
+from .corpus import corpus_build_command, corpus_check_command, corpus_show_command, samples_command
+from .corpus import to_shell
 from .train import ablate_command, embed_command, train_command
 from .index import add_command, calibrate_command, index_command, remove_command
 from .search import explore_command, search_command

@@ -24,7 +24,7 @@ from scipy.ndimage import binary_dilation
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
 from ..sensors import S2, S2L1C, S2RGB, Sensor, TILE, Tile, sensor
 from ..units import check_unit, convert, settle_offset
-from ..names import select_bands, spread_bands
+from ..names import place_bands
 from ..geodesy import to_lonlat
 from ..evidence import settle
 from ..places import display_name, local_path
@@ -64,8 +64,7 @@ class Scene:
 
     def check(self) -> 'Scene':
         "Open every file's head; returns the scene, or raises a `ClospError` that says which file and why."
-        with ExitStack() as stack:
-            _Rasters(self, stack)
+        self.windows()
         return self
 
     def windows(self) -> Sequence[tuple[int, int]]:
@@ -291,13 +290,13 @@ def _decide(r, x):
         scene, unit=unit, scale=scale, offset=offset, decided=True, notes=(*scene.notes, *(n for n in notes if n))
     )
 
-
+# %% ../../nbs/1_data/12_scenes.ipynb #12a90002
 def _as_plain(scene):
     "A decided scene of level 1C, or of pictures, in the bands of Sentinel-2, which most models were taught."
     if scene.sensor not in (S2L1C, S2RGB):
         return scene
     files = {b: f for b, f in scene.files.items() if b in S2.names}
-    note = 'true colour of 8 bits' if scene.sensor == S2RGB else 'level 1C: light at the top of the atmosphere'
+    note = 'level 1C: light at the top of the atmosphere' if scene.sensor == S2L1C else 'true colour of 8 bits'
     return replace(scene, sensor=S2, files=files, notes=(*scene.notes, note))
 
 
@@ -344,14 +343,6 @@ def _cloud(r, bounds, shape):
     return (hidden.sum() / known.sum() if known.any() else np.nan), hidden
 
 
-def _in_place(x, bands, s):
-    "Bands in the places of their sensor, the names of those that are there, and notes."
-    if len(bands) == len(s.names) or set(s.names) - set(bands) == {'B10'}:
-        x, notes = select_bands(x, bands, s)
-        return x, s.names, notes
-    return spread_bands(x, bands, s), tuple(bands), ()
-
-
 def _make_tile(r, id, row, col, x, notes, **about):
     "The tile of stored numbers."
     s = r.scene
@@ -359,7 +350,7 @@ def _make_tile(r, id, row, col, x, notes, **about):
         s = r.scene = _decide(r, x)  # a scene so empty that the first window with data is asked
     x, more = _converted(s, x)
     keep = [b in s.sensor.names for b in r.bands]
-    x, bands, placed = _in_place(x[keep], [b for b, k in zip(r.bands, keep) if k], s.sensor)
+    x, bands, placed = place_bands(x[keep], [b for b, k in zip(r.bands, keep) if k], s.sensor)
     where = {}
     if r.crs:
         box = rasterio.windows.bounds(Window(col, row, TILE, TILE), r.grid.transform)

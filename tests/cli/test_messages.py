@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from closp_nb.cli.corpus import to_shell
+from closp_nb.data.archives import ARCHIVES
 from closp_nb.cli.main import make_parser, _options
 
 LIB = Path(__file__).resolve().parents[2] / 'closp_nb'
@@ -32,7 +33,8 @@ def messages():
         for node in ast.walk(ast.parse((LIB / f'{room}.py').read_text(encoding='utf-8'))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 for name in re.findall(r'(?:\bsay|\bor|\() ?([a-z_]{3,})=', node.value):
-                    yield room, name
+                    if name not in ARCHIVES:  # mmflood=FOLDER is a word of the build
+                        yield room, name
 
 
 OFFERS = sorted(set(messages()))
