@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError', 'MissingDependencyError',
-           'DivergedError', 'check_writable', 'check_disjoint', 'atomic_write', 'read_text', 'read_rows', 'Skipped']
+           'DivergedError', 'check_writable', 'check_disjoint', 'atomic_write', 'read_text', 'read_rows', 'stored_path',
+           'Skipped']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
 import csv
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 # %% ../nbs/0_basics/00_core.ipynb #5abe9e2d
 class ClospError(Exception):
@@ -149,6 +152,20 @@ def read_rows(
             why = f'has {len(cells)} cells, and the head {len(short)}'
             left.append((n, f'{why}; put quotes around a cell that holds the separator {sep!r}'))
     return rows, left, remark
+
+# %% ../nbs/0_basics/00_core.ipynb #7b1a0c42
+def stored_path(
+    text: str,  # as a file says: a path of any system, or a file:// address
+    home: str | Path = '',  # the folder it is relative to
+) -> str:
+    "Return the path here that a file means."
+    address = re.match(r'file:(?://(?:localhost)?)?(?=/)', text, re.I)
+    raw = text[address.end() :] if address else text
+    slashed = raw.replace('\\', '/')
+    tries = [os.path.join(home, t) for t in dict.fromkeys([raw, slashed, unquote(slashed)])]
+    if len(tries) == 1:
+        return tries[0]
+    return next(filter(os.path.exists, tries), tries[-1] if address else os.path.join(home, slashed))
 
 # %% ../nbs/0_basics/00_core.ipynb #6f438b84
 @dataclass(frozen=True)

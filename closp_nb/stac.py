@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from urllib.parse import unquote, urlparse
-from .core import ClospError, DamagedError, InputError, MissingDependencyError, NotFoundError
+from urllib.parse import urlparse
+from .core import ClospError, DamagedError, InputError, MissingDependencyError, NotFoundError, stored_path
 from .names import band_name
 
 # %% ../nbs/0_basics/07_stac.ipynb #57ac0007
@@ -79,13 +79,11 @@ def asset_address(
 ) -> str:  # a path, or /vsicurl/ and its address
     "Return where an asset lies, as GDAL opens it."
     href = asset.get_absolute_href() or asset.href
-    if href.startswith('file://'):
-        href = unquote(urlparse(href).path)
     if re.match(r'https?://', href):
         return f'/vsicurl/{href}'
     if href.startswith('s3://'):
         return f'/vsis3/{href[5:]}'
-    return os.path.normpath(os.path.join(base, href))
+    return os.path.normpath(stored_path(href, base))
 
 
 def check_inside(

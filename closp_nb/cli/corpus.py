@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from fastcore.meta import delegates
-from ..core import InputError, NotFoundError
+from ..core import DamagedError, InputError, NotFoundError
 from ..evidence import Declared
 
 # %% ../../nbs/8_commands/80_corpus.ipynb #80c0f002
@@ -97,11 +97,19 @@ def corpus_build_command(
 def corpus_check_command(
     path: str,  # a corpus, a catalog or an index
     per_group: int = 16,  # tiles of each source and sensor whose pixels are read
+    careful: bool = False,  # first read every tile in a process of its own: for a corpus from somebody you do not know
 ):
     "Print what a corpus holds: labels, captions, units, leaks."
     from closp_nb.data.catalog import open_catalog
-    from closp_nb.data.report import corpus_report
+    from closp_nb.data.report import corpus_report, read_carefully
 
+    if careful:
+        n, bad = read_carefully(path)
+        for name, why in bad:
+            print(f'{name}: {why}', file=sys.stderr)
+        if bad:
+            raise DamagedError(f'{len(bad)} of {n} tiles in {path} cannot be read; do not use it, or fetch it again')
+        print(f'all {n} tiles can be read')
     print(corpus_report(open_catalog(path), per_group))
 
 

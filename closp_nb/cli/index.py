@@ -9,7 +9,7 @@ __all__ = ['CORPUS_FILES', 'index_command', 'add_command', 'remove_command', 'ca
 import os
 import sys
 from pathlib import Path
-from ..core import DamagedError, InputError, NotFoundError, check_disjoint, check_writable
+from ..core import DamagedError, InputError, check_disjoint, check_writable, read_rows, read_text
 from .corpus import takes_facts, told_facts
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20007
@@ -125,23 +125,22 @@ def _rename_strangers(cat, there, folder):
 
 def _ids(words):
     "Return ids as they were typed, or as a file lists them."
-    import pandas as pd
-
     path = Path(words[0])
     if len(words) > 1 or not path.is_file():
         return list(dict.fromkeys(words))
-    try:
-        if path.suffix == '.csv':
-            ids = pd.read_csv(path, dtype=str).get('id')
-        else:
-            ids = pd.Series(path.read_text(encoding='utf-8').split('\n'))
-    except ValueError as e:
-        raise DamagedError(
-            f'{path} cannot be read as a list of ids ({type(e).__name__}); write one id in each line, in UTF-8'
-        ) from e
-    if ids is None:
-        raise NotFoundError(f"{path} has no column 'id'; give a table of hits, or a .txt with one id in each line")
-    return ids[ids.fillna('') != ''].drop_duplicates().tolist()
+    if path.suffix.lower() == '.csv':
+        rows, bad, remark = read_rows(path, ('id',))
+        ids = [i for _, i in rows]
+        if bad:
+            raise DamagedError(f'{path}, row {bad[0][0]} {bad[0][1]}')
+    else:
+        text, remark = read_text(path)
+        ids = [line.strip() for line in text.split('\n')]
+    if remark:
+        raise DamagedError(remark)
+    if not any(ids):
+        raise InputError(f'{path} lists no ids; write one in each line')
+    return list(dict.fromkeys(filter(None, ids)))
 
 
 def remove_command(

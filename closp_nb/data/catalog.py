@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from shapely.geometry import Point
 from tqdm.auto import tqdm
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
-from ..core import atomic_write
+from ..core import atomic_write, stored_path
 from ..sensors import ALL_SENSORS, Tile
 from ..labels import caption, harmonize, read_label_table
 from ..geodesy import check_centre, footprint
@@ -67,7 +67,7 @@ def _read_other(path):
     return pd.DataFrame(g.drop(columns='geometry')), pa.array(g.geometry.to_wkb())
 
 
-_TEXTS = ('id', 'sensor', 'path', 'key', 'split', 'caption', 'source', 'time')  # columns
+_TEXTS, _OPEN = ('id', 'sensor', 'path', 'key', 'split', 'caption'), ('source', 'time')  # columns; these may lack
 
 
 def _is_text(t):
@@ -87,8 +87,10 @@ def _read(path):
     shared = {c: _shared(read([c])[c]) for c in lists}
     plain = read([n for n in f.schema_arrow.names if n not in ('geometry', *lists)])
     plain.validate(full=True)  # text that is no text is met here, and not a tile at a time
-    for name in _TEXTS:
-        if not _is_text(plain[name].type) or plain[name].null_count:
+    for name in (*_TEXTS, *set(_OPEN).intersection(plain.column_names)):
+        t, open_ = plain[name].type, name in _OPEN
+        others = open_ and (pa.types.is_null(t) or name == 'time' and pa.types.is_timestamp(t))
+        if not (_is_text(t) or others) or plain[name].null_count and not open_:
             raise ValueError(f'{name} is no text')
     for name, most in dict(lon=180, lat=90).items():
         values = plain[name].to_numpy()
@@ -96,7 +98,7 @@ def _read(path):
             raise ValueError(f'{name} is no angle')
     if odd := set(pc.unique(plain['sensor']).to_pylist()) - set(ALL_SENSORS):
         raise ValueError(f'no sensor {min(odd)}')
-    if not {'labels', 'raw_labels'} <= set(lists):
+    if 'labels' not in lists or 'raw_labels' in plain.column_names:
         raise ValueError('labels are no lists')
     table = plain.to_pandas(ignore_metadata=True).assign(**shared)
     wkb = read(['geometry'])['geometry'].combine_chunks()
@@ -230,18 +232,24 @@ def _relative_paths(paths, root, below):
         if d not in homes:
             full = Path(d).resolve()
             homes[d] = os.path.relpath(full, root) if full.is_relative_to(below) else str(full)
-        out[p] = os.path.normpath(os.path.join(homes[d], name))
+        out[p] = Path(os.path.normpath(os.path.join(homes[d], name))).as_posix()
     return out
 
 
-# columns that older catalogs lack, and their value then
-_LATER = dict(event='', notes=None, cloud=np.nan, gaps=np.nan, hash='', scene='')
+# columns that catalogs of other tools or of older versions may lack, and their value then
+_OPTIONAL = dict(
+    source='', time='', event='', hash='', scene='', cloud=np.nan, gaps=np.nan, notes=None, raw_labels=None
+)
 
 
 def _whole(f):
-    "A frame with all columns."
-    lack = {k: v for k, v in _LATER.items() if k not in f}
-    return f.assign(**{k: [[] for _ in range(len(f))] if k == 'notes' else v for k, v in lack.items()})
+    "A frame with all columns, and text where text belongs."
+    new = {k: v if v is not None else [[] for _ in range(len(f))] for k, v in _OPTIONAL.items() if k not in f}
+    if 'time' in f and pd.api.types.is_datetime64_any_dtype(f.time):
+        new['time'] = f.time.dt.strftime('%Y-%m-%dT%H:%M:%S')
+    f = f.assign(**new)
+    empty = [k for k in ('source', 'time', 'event', 'hash', 'scene') if f[k].isna().any()]
+    return f.assign(**{k: f[k].astype(object).fillna('') for k in empty})
 
 
 def _load(path, file):
@@ -252,9 +260,7 @@ def _load(path, file):
         about = pq.read_metadata(file or path)
         if about.num_rows > os.stat(file.fileno() if file else path).st_size:
             raise ValueError('more rows than bytes')
-        if lack := {*_TEXTS, 'labels', 'raw_labels', 'lon', 'lat', 'geometry'} - set(
-            about.schema.to_arrow_schema().names
-        ):
+        if lack := {*_TEXTS, 'labels', 'lon', 'lat', 'geometry'} - set(about.schema.to_arrow_schema().names):
             raise IncompatibleError(
                 f'{path} is not a catalog, or one of an older version: it lacks {", ".join(sorted(lack))}; '
                 'make it again'
@@ -263,7 +269,7 @@ def _load(path, file):
     except (pa.ArrowException, OSError, ValueError) as e:
         raise DamagedError(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; make it again') from e
     home = '' if str(path.parent) == '.' else str(path.parent)
-    moved = table.path.map({p: os.path.join(home, p) for p in table.path.unique()})
+    moved = table.path.map({p: stored_path(p, home) for p in table.path.unique()})
     return _whole(table.assign(path=moved)), wkb
 
 # %% ../../nbs/1_data/14_catalog.ipynb #e51aa756

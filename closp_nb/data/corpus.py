@@ -342,7 +342,8 @@ def _assemble(work, jobs, split, queries, about):
     "Write everything that is not pixels."
     t, left, books = _rows(work, jobs)
     if split['how'] == 'keep':
-        t['split'] = t.id.map(joined_splits(f.folder for _, f, _ in jobs if f.layout == 'corpus')).fillna('')
+        known = joined_splits(f.folder for _, f, _ in jobs if f.layout == 'corpus')
+        t['split'] = [known.get(i, '') for i in t.id]
     shards = t.pop('shard')
     t.pop('part')
     cat = Catalog(t.assign(path=str(work / 'crisislandmark.h5')))

@@ -10,6 +10,7 @@ __all__ = ['MAX_CHUNK', 'MAX_PACKING', 'COLLECTIONS', 'open_h5', 'close_corpora'
 # %% ../../nbs/1_data/10_hdf5.ipynb #0c4a3589
 import math
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +24,7 @@ import hdf5plugin
 from ..core import ClospError, DamagedError, InputError, NotFoundError, atomic_write
 from ..sensors import check_pixels, S1, S2, TILE, Tile
 from ..units import to_unit
-from ..geodesy import to_lonlat
+from ..geodesy import from_lonlat, to_lonlat
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #26933203
 _handles: OrderedDict = OrderedDict()  # (process, path) -> open file, the one asked for last at the end
@@ -208,29 +209,46 @@ def collection_of(
     raise InputError(f"corpus key '{key}' does not start with a known source; expected {', '.join(COLLECTIONS)}")
 
 
+def _coords(tile):
+    "The EPSG number of a tile, and x and y of its pixel centres; in UTM where its projection has no number."
+    (left, bottom, right, top), (h, w) = tile.bounds, tile.pixels.shape[1:]
+    xs = left + (np.arange(w) + 0.5) * (right - left) / w
+    ys = top - (np.arange(h) + 0.5) * (top - bottom) / h
+    xy, crs = np.stack(np.meshgrid(xs, ys)), tile.crs.replace('OGC:CRS84', 'EPSG:4326')
+    if m := re.fullmatch(r'EPSG:(\d+)', crs):
+        return int(m[1]), xy
+    lon, lat = map(np.asarray, to_lonlat(*xy, crs))
+    if not np.isfinite([lon, lat]).all():
+        raise InputError(f'tile {tile.id} lies off the Earth; check its crs and bounds')
+    zone = 32700 - 100 * (lat[h // 2, w // 2] >= 0) + int((lon[h // 2, w // 2] + 180) // 6 % 60) + 1
+    xy = np.stack(from_lonlat(lon, lat, f'EPSG:{zone}'))
+    lean = max(np.ptp(xy[0], axis=0).max(), np.ptp(xy[1], axis=1).max())  # of its columns and rows
+    if lean > abs(xy[0, 0, 1] - xy[0, 0, 0]):
+        raise InputError(
+            f'tile {tile.id} is in a projection without an EPSG code and lies askew in UTM; '
+            f'warp it with gdalwarp -t_srs EPSG:{zone}'
+        )
+    return zone, xy
+
+
 def write_tile(
     h5: h5py.File,  # open for writing
     tile: Tile,
 ) -> None:  # raises `InputError`: no place, another size, an id that is taken
     "Write a tile as one group of the corpus."
     h, w = tile.pixels.shape[1:]
-    if not tile.crs.startswith('EPSG:') or not tile.bounds:
-        raise InputError(
-            f"tile {tile.id} does not say where it lies, which the corpus needs; "
-            f"give an EPSG code and bounds (it has '{tile.crs}')"
-        )
+    if not tile.crs or not tile.bounds:
+        raise InputError(f'tile {tile.id} does not say where it lies, which the corpus needs; give crs and bounds')
     if (h, w) != (TILE, TILE):
         raise InputError(f'tile {tile.id} has {h} x {w} pixels; the corpus holds {TILE} x {TILE}')
     if tile.id in h5:
         raise InputError(f'tile {tile.id} is there twice; ids must differ')
+    epsg, xy = _coords(tile)
     g = h5.create_group(tile.id)
-    left, bottom, right, top = tile.bounds
-    xs = left + (np.arange(w) + 0.5) * (right - left) / w
-    ys = top - (np.arange(h) + 0.5) * (top - bottom) / h
     stored = np.rint(tile.pixels * 10_000) if tile.sensor == S2 else tile.pixels
     g.create_dataset('image', data=stored.astype('float32'), chunks=stored.shape, **_PACK)
-    g.create_dataset('coords', data=np.stack(np.meshgrid(xs, ys)).astype('float32'), chunks=(2, h, w), **_PACK)
-    g.attrs.update(crs=int(tile.crs.split(':')[1]), timestamp=tile.time, labels=list(tile.labels))
+    g.create_dataset('coords', data=xy.astype('float32'), chunks=(2, h, w), **_PACK)
+    g.attrs.update(crs=epsg, timestamp=tile.time, labels=list(tile.labels))
     if tile.event:
         g.attrs['event'] = tile.event
 

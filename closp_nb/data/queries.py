@@ -184,7 +184,7 @@ def read_queries(
 def _qrels_form(path):
     "Whether a file of judgements has BEIR's tabs, and whether it has a header."
     with open(path, 'rb') as f:
-        head = f.readline().decode('utf-8', 'replace').rstrip('\r\n')
+        head = f.readline().decode('utf-8-sig', 'replace').rstrip('\r\n')
     return head.count('\t') == 2, head.split() == ['query-id', 'corpus-id', 'score']
 
 
@@ -203,7 +203,7 @@ def read_qrels(
         return DamagedError(f'{path} line {n} {why}; a line has {form}, and the grade is a whole number')
 
     how: dict = dict(sep='\t' if beir else r'\s+', skiprows=int(title), quoting=3, skip_blank_lines=False)
-    how |= dict(names=names, header=None, dtype=str, keep_default_na=False, na_values=[''])
+    how |= dict(names=names, header=None, encoding='utf-8-sig', dtype=str, keep_default_na=False, na_values=[''])
     try:
         t = pd.read_csv(path, **how)
     except pd.errors.EmptyDataError:

@@ -405,13 +405,14 @@ def check_labels(
         )
     if not lost:
         return ''
-    strange = f'{", ".join(map(str, sorted(lost)))}'
+    strange, fits = ', '.join(map(str, sorted(lost))), ' or '.join(fitting(met))
     if 2 * len(lost) > len(met):
-        fits = ' or '.join(fitting(met)) or 'no nomenclature; write a CSV with the columns code and label'
+        fits = fits or 'no nomenclature; write a CSV with the columns code and label'
         raise IncompatibleError(
             f'{name} holds codes {strange}, which {nomenclature} lacks; all of its codes fit {fits}'
         )
-    return f'{sum(lost.values()) / codes.count():.0%} of the labels unknown: codes {strange} are not in {nomenclature}'
+    share, hint = sum(lost.values()) / codes.count(), f' (all codes fit {fits})' if fits else ''
+    return f'{share:.0%} of the labels unknown: codes {strange} are not in {nomenclature}{hint}'
 
 # %% ../../nbs/1_data/11_rasters.ipynb #35674e5e
 def write_geotiff(

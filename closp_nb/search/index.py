@@ -27,6 +27,7 @@ from closp_nb.core import (
     InputError,
     NotFoundError,
     atomic_write,
+    stored_path,
 )
 from ..labels import caption, LABELS
 from ..data.catalog import Catalog
@@ -132,7 +133,7 @@ def _sum(path):
 def _write_folder(folder, store, cat, about, overwrite):
     "Write an index folder; a model and tiles that lie next to it are kept by relative paths."
     if about['model']:
-        about = about | dict(model=os.path.relpath(about['model'], folder.resolve()))
+        about = about | dict(model=Path(os.path.relpath(about['model'], folder.resolve())).as_posix())
     try:
         with atomic_write(folder, overwrite) as tmp:
             tmp.mkdir()
@@ -156,7 +157,7 @@ def _damaged(folder, why, error=None):
 def _read_json(folder):
     "Return the text of index.json; None if it is not there."
     try:
-        return (folder / 'index.json').read_text() if (folder / 'index.json').is_file() else None
+        return (folder / 'index.json').read_text(encoding='utf-8-sig') if (folder / 'index.json').is_file() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as e:
@@ -219,7 +220,7 @@ def _open_folder(folder, text, whole):
     if (len(store), len(store.z), store.dim) != (n, n, about['dim']) or n != about['count']:
         raise DamagedError(f'{folder} does not fit together: {len(store)} vectors, {n} rows; build the index again')
     if about['model']:
-        about['model'] = str((folder / about['model']).resolve())
+        about['model'] = str(Path(stored_path(about['model'], folder)).resolve())
     small = about['files']['rows.parquet']['bytes'] <= MAX_CHECKSUM
     cat = Catalog.load(folder / 'rows.parquet', rows) if small else None
     return store, cat or (lambda: Catalog.load(folder / 'rows.parquet', rows)), about

@@ -8,8 +8,10 @@ import pytest
 from commandline import ENV, SMALL, closp, one_line
 
 from closp_nb.cli import main as room
+from closp_nb.cli.index import _ids
 from closp_nb.cli.main import COMMANDS, make_parser, normalize_words, to_shell
-from closp_nb.core import InputError, MissingDependencyError, NotFoundError, check_writable
+from closp_nb.core import ClospError, InputError, MissingDependencyError, NotFoundError, check_writable
+from closp_nb.synthetic.world import build_world
 
 # ---- help
 
@@ -214,6 +216,29 @@ def test_search_and_index(demo, shell, monkeypatch, tmp_path):
     assert shell('search', 'water', '--save', hits, '--force')[0] == 0
     assert shell('index', 'demo/world/geotiff', '--out', mine)[0] == 0
     assert shell('search', 'water', '--index', mine)[0] == 0
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_lists_of_ids_as_spreadsheets_write_them(tmp_path, encoding):
+    for name, text in (
+        ('a.txt', 'a b\r\nc\r\n\r\na b\r\n'),
+        ('a.csv', 'id,score\r\na b,1\r\nc,2\r\n'),
+        ('b.CSV', 'rank;ID\r\n1;a b\r\n2;c\r\n'),
+    ):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert _ids([str(tmp_path / name)]) == ['a b', 'c']
+    for name, text, why in (('c.csv', 'id,x\na\n', 'row 2'), ('d.txt', '\n', 'no ids'), ('e.csv', 'x,y\n', 'no id')):
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        with pytest.raises(ClospError, match=why):
+            _ids([str(tmp_path / name)])
+
+
+def test_check_of_an_index_says_what_can_be_said(shell, tmp_path):
+    "It has no training tiles, and the whole report was lost for that."
+    world = build_world(tmp_path / 'world', 30, geotiffs=0, progress=False)
+    world.where(split='gallery').save(tmp_path / 'rows.parquet')
+    code, said, err = shell('corpus', 'check', str(tmp_path / 'rows.parquet'), '--per_group', '1')
+    assert code == 0 and 'captions;' in said and "leaks are not measured: no tile has the split 'train'" in said, err
 
 
 @pytest.mark.slow

@@ -17,10 +17,12 @@ from shapely.geometry import Point, box
 
 from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash, tile_row, to_catalog
+from closp_nb.data.report import corpus_report
 from closp_nb.data.hdf5 import close_corpora, corpus_about, read_array, tile_at, write_corpus
 from closp_nb.data.products import read_bands, read_geotiff
 from closp_nb.data.rasters import open_raster, write_geotiff
 from closp_nb.geodesy import footprint, from_lonlat, to_lonlat
+from closp_nb.search.filters import filter_mask
 from closp_nb.sensors import S1, S2, Tile
 
 BENCH = Path(__file__).resolve().parents[1] / 'benchmarks' / 'bench_catalog.py'
@@ -144,6 +146,40 @@ def test_each_refusal_has_its_kind(tmp_path):
     (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
     with pytest.raises(DamagedError, match='fetch it again'):
         corpus_catalog(tmp_path)
+
+
+def test_a_catalog_of_windows_opens_here(tmp_path):
+    cat = to_catalog(rows(2, tmp_path))
+    for p in cat.frame.path:
+        write_geotiff(tile(), p)
+    paths = [rf'data\{Path(p).name}' for p in cat.frame.path]
+    cat.frame.assign(path=paths).to_parquet(tmp_path / 'catalog.parquet')
+    back = Catalog.load(tmp_path / 'catalog.parquet')
+    assert back[0].pixels.shape == (12, 120, 120) and back.table.path.tolist() == cat.frame.path.tolist()
+
+
+@pytest.mark.parametrize('lack', ['source', 'time', 'raw_labels', 'event', 'notes', 'cloud', 'gaps', 'hash'])
+def test_a_catalog_may_lack_what_can_be_left_open(tmp_path, lack):
+    "As other tools save it; the reader of an index said KeyError: 'source'."
+    cat = to_catalog(rows(3, tmp_path))
+    cat.frame.drop(columns=lack).to_parquet(tmp_path / 'catalog.parquet')
+    back = Catalog.load(tmp_path / 'catalog.parquet')
+    assert lack in back.table and len(back.frame) == 3
+    assert 'tiles' in corpus_report(back, per_group=1, progress=False)
+    assert filter_mask(back, source='x', since='2020-01-01', max_cloud=0.5).tolist() == [False] * 3
+
+
+def test_times_of_other_tools(tmp_path):
+    "Timestamps and nulls, where we write ISO text."
+    cat = to_catalog(rows(3, tmp_path))
+    for time in (
+        pd.to_datetime(['2021-07-01 10:00', None, '2020-01-01 00:00']),
+        ['2021-07-01T10:00:00', None, '2020-01-01'],
+    ):
+        cat.frame.assign(time=time, source=None).to_parquet(tmp_path / 'catalog.parquet')
+        back = Catalog.load(tmp_path / 'catalog.parquet')
+        assert back.table.time.str[:10].tolist() == ['2021-07-01', '', '2020-01-01']
+        assert back.table.source.tolist() == [''] * 3
 
 
 def test_a_bug_is_no_damaged_catalog(tmp_path, monkeypatch):
@@ -394,3 +430,36 @@ def test_a_flat_folder_of_bands_is_sorted_by_scene(tmp_path):
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert cat.frame.id.tolist() == ['P0', 'P1', 'P2'] and not len(left)
     assert (cat[1].pixels == read_bands(sorted(tmp_path.glob('p1_*'))).pixels).all()
+
+
+# ---- projections without a code
+
+UNNAMED = {  # what GDAL finds no EPSG number for
+    'utm': '+proj=utm +zone=32 +ellps=clrk66 +units=m',
+    'tmerc': '+proj=tmerc +lat_0=0 +lon_0=9 +k=0.9996 +x_0=510000 +y_0=100 +datum=WGS84',
+    'laea': '+proj=laea +lat_0=52 +lon_0=9 +x_0=1000 +y_0=0 +ellps=GRS80',
+}
+
+
+@pytest.mark.parametrize('name', UNNAMED)
+def test_a_projection_without_a_code_is_a_known_place(tmp_path, name):
+    "The corpus said of it that it does not say where it lies."
+    crs = rasterio.crs.CRS.from_user_input(UNNAMED[name]).to_wkt()
+    x, y = from_lonlat(9.2, 50.0, crs)
+    box_, place = (x - 600, y - 600, x + 600, y + 600), dict(crs=crs, lonlat=(9.2, 50.0))
+    write_corpus(tmp_path / 'c', [tile(S1, id='mmflood_a', bounds=box_, **place)])
+    about = corpus_about(tmp_path / 'c' / 'crisislandmark.h5', 'mmflood_a')
+    assert about['crs'] == 'EPSG:32632' and np.allclose(about['lonlat'], (9.2, 50.0), atol=1e-5)
+    corners = [to_lonlat(*c, about['crs']) for c in (about['bounds'][:2], about['bounds'][2:])]
+    want = [to_lonlat(*c, crs) for c in (box_[:2], box_[2:])]
+    assert np.allclose(corners, want, atol=1.5e-4)  # ten metres, a pixel
+
+
+def test_a_place_that_the_corpus_cannot_hold(tmp_path):
+    sinus = rasterio.crs.CRS.from_user_input('+proj=sinu +R=6371007.181 +units=m').to_wkt()
+    x, y = from_lonlat(100.0, 50.0, sinus)
+    askew = tile(S1, id='mmflood_a', crs=sinus, bounds=(x - 600, y - 600, x + 600, y + 600), lonlat=(100.0, 50.0))
+    with pytest.raises(InputError, match='gdalwarp -t_srs EPSG:32647'):
+        write_corpus(tmp_path / 'c', [askew])
+    with pytest.raises(InputError, match='does not say where it lies'):
+        write_corpus(tmp_path / 'd', [tile(S1, id='mmflood_a', crs='')])

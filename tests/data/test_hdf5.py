@@ -228,3 +228,28 @@ def test_claims_of_archives(tmp_path):
         f[b].create_dataset('mask', (512, 512, 10**6), 'u2', chunks=(64, 64, 1))
     left = [t.reason for t in tiles('cabuar', tmp_path / 'fire') if hasattr(t, 'reason')]
     assert any('claims' in r for r in left) and len(left) == 2
+
+
+def test_a_careful_check_survives_what_hdf5_does(folder, monkeypatch):
+    "A tile that hangs the process and one that ends it are named, and all others are read."
+    from closp_nb.data import report
+
+    sick = folder.parent / 'site'
+    sick.mkdir()
+    keys = sorted(corpus_catalog(folder, progress=False).table.id)
+    (sick / 'sitecustomize.py').write_text(
+        'import os, time\n'
+        'from closp_nb.data import report\n'
+        'well = report.read_corpus\n'
+        f'def ill(path, key):\n'
+        f'    time.sleep(1000 * (key == {keys[7]!r}))\n'
+        f'    os._exit(9) if key == {keys[30]!r} else None\n'
+        f'    return well(path, key)\n'
+        'report.read_corpus = ill\n'
+    )
+    monkeypatch.setenv('PYTHONPATH', f'{sick}{os.pathsep}{os.environ.get("PYTHONPATH", "")}')
+    n, bad = report.read_carefully(folder, seconds=15)
+    assert n == len(keys) and sorted(k for k, _ in bad) == [keys[7], keys[30]]
+    assert {w for _, w in bad} == {'takes more than 15 seconds', 'ends the process that reads it'}
+    with pytest.raises(ClospError, match='holds no catalog'):
+        report.read_carefully(folder.parent / 'nowhere')

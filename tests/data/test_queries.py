@@ -210,3 +210,17 @@ def test_a_bug_is_no_damaged_file(tmp_path, monkeypatch):
     for read in (lambda: read_queries(tmp_path), lambda: read_qrels(tmp_path / 'q.tsv')):
         with pytest.raises(ZeroDivisionError):
             read()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path):
+    "Notepad and spreadsheets write one before the first word."
+    cat = catalog(40, 3)
+    write_queries(tmp_path, some_queries(cat, 3), cat)
+    for name, read in (
+        ('queries.jsonl', read_queries),
+        ('qrels/corpus.tsv', read_qrels),
+        ('qrels/corpus.trec', read_qrels),
+    ):
+        plain, marked = tmp_path / name, tmp_path / f'marked_{name.replace("/", "_")}'
+        marked.write_bytes(b'\xef\xbb\xbf' + plain.read_bytes())
+        pd.testing.assert_frame_equal(read(marked), read(plain))

@@ -327,6 +327,23 @@ def test_a_code_for_not_seen_costs_no_tile(tmp_path, g):
     assert {t.labels for t in got} == {('flooded area',), ()}
 
 
+@pytest.mark.parametrize('way', ['file://', 'file://localhost', 'relative'])
+def test_addresses_with_blanks(tmp_path, way):
+    "file:///my%20scenes/B02.tif is a file in the folder 'my scenes'."
+    items = write_stac(tmp_path / 'my scenes', size=SIZE)
+    for f in items.parent.glob('*.json'):
+        d = json.loads(f.read_text())
+        for item in d.get('features', [d]):
+            for a in item.get('assets', {}).values():
+                if not a['href'].startswith('http'):
+                    home = '../my%20scenes' if way == 'relative' else f'{way}{tmp_path}/my%20scenes'
+                    a['href'] = f"{home}/{a['href'].removeprefix('./')}"
+        f.write_text(json.dumps(d))
+    scenes = stac_scenes(items)
+    assert len(scenes) == 1 and all(Path(p).exists() for p, _ in scenes[0].files.values())
+    assert len(tiles(scenes[0])) == 4
+
+
 # ---- bad input
 
 

@@ -20,6 +20,7 @@ from shapely.geometry import Point
 from closp_nb.search import stores as room
 from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
+from closp_nb.models.folder import save_model
 from closp_nb.data.catalog import to_catalog
 from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.search.index import Index
@@ -254,6 +255,17 @@ def folder(tmp_path, model):
         return Index.build(model, catalog(n), clouds(n, seed=seed), store=store).save(tmp_path / name, overwrite=True)
 
     return make
+
+
+def test_an_index_of_windows_opens_here(model, tmp_path):
+    "Its paths have backslashes, and an editor put a byte-order mark before index.json."
+    save_model(model, tmp_path / 'my' / 'model')
+    Index.build(model, catalog(60), clouds(60), model_folder=tmp_path / 'my' / 'model').save(tmp_path / 'i' / 'index')
+    about = tmp_path / 'i' / 'index' / 'index.json'
+    d = json.loads(about.read_text())
+    assert d['model'] == '../../my/model'
+    about.write_text(json.dumps(d | dict(model=r'..\..\my\model')), encoding='utf-8-sig')
+    assert Index.load(about.parent).about['model'] == str(tmp_path / 'my' / 'model')
 
 
 @each_store
