@@ -6,21 +6,14 @@
 __all__ = ['L2A', 'LEFT', 'TOP', 'SITUATIONS', 'Truth', 'ramp']
 
 # %% ../../nbs/2_synthetic/24_situations.ipynb #bf998d28
-import csv
-import json
-import os
-import shutil
 import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-import h5py
 import numpy as np
 import rasterio
-from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
-from .products import GROUND_CRS, RESOLUTION, ground, write_safe, write_sar_pair, write_stac
+from .products import GROUND_CRS, RESOLUTION, ground
 
 # %% ../../nbs/2_synthetic/24_situations.ipynb #dc092d24
 L2A = [b for b in RESOLUTION if b != 'B10']
@@ -62,10 +55,6 @@ def _power(size=120):
     return ground(size).radar
 
 
-def _decibels(p):
-    return {b: 10 * np.log10(x) for b, x in p.items()}
-
-
 def _coarse(x, metres):
     k = int(metres) // 10
     return x.reshape(len(x) // k, k, -1, k).mean((1, 3))
@@ -94,9 +83,15 @@ def _write(path, x, names=(), metres=10.0, scale=None, add=0.0, units=None, tags
     return path
 
 
-def _optical(
-    name='scene.tif', bands=L2A, names=None, how=lambda x: np.rint(x * 1e4), dtype='uint16', spoil=None, **more
-):
+def _dn(x):
+    return np.rint(1e4 * x)
+
+
+def _db(p):
+    return 10 * np.log10(p)
+
+
+def _optical(name='scene.tif', bands=L2A, names=None, how=_dn, dtype='uint16', spoil=None, **more):
     "A writer of one optical raster; facts of `Truth` stand beside those of `_write`."
     of_truth = {k: more.pop(k) for k in list(more) if k in Truth.__dataclass_fields__}
     dry, size = more.pop('dry', False), more.pop('size', 120)
@@ -123,11 +118,12 @@ def _spoilt(x, planes, bands, spoil):
 def _radar(name='scene.tif', bands=('VV', 'VH'), names=None, how=np.asarray, dtype='float32', spoil=None, **more):
     "The same for radar; `how` turns power into what is stored."
     of_truth = {k: more.pop(k) for k in list(more) if k in Truth.__dataclass_fields__}
-    power = more.pop('power', _power)
+    power, step = more.pop('power', _power), more.pop('step', 0)
 
     def write(folder):
         p = power()
-        planes = _decibels(p)
+        planes = {b: 10 * np.log10(x) for b, x in p.items()}
+        planes = {b: step * np.rint(x / step) for b, x in planes.items()} if step else planes
         x = np.stack([how(p[b]) if b in p else np.full_like(p['VV'], 38.0) for b in bands])
         _write(folder / name, _spoilt(x, planes, bands, spoil).astype(dtype), bands if names is None else names, **more)
         return Truth(planes, **of_truth)
@@ -139,14 +135,16 @@ def _db100(p):
     return np.rint(1000 * np.log10(p))
 
 
+def _shifted(x):
+    return _dn(x) + 1000
+
+
 SITUATIONS: dict[str, Callable[[Path], Truth]] = {
     'scale of the file': _optical(how=lambda x: np.rint(x * 5e3), scale=2e-4, notes=('scale 0.0002 (file',)),
-    'scale and offset of the file': _optical(
-        how=lambda x: np.rint(x * 1e4) + 1000, scale=1e-4, add=-0.1, notes=('offset 1000 (file',)
-    ),
-    'scale of a dry file': _optical(how=lambda x: np.rint(x * 1e4), dry=True, scale=1e-4, notes=('offset 0 (file',)),
-    'decibels as whole numbers': _radar(how=_db100, dtype='int16', scale=0.01, notes=('scale 0.01 (file',)),
-    'decibels by the unit of the file': _radar(how=lambda p: 10 * np.log10(p), units='dB', notes=('unit dB (file',)),
+    'scale and offset of the file': _optical(how=_shifted, scale=1e-4, add=-0.1, notes=('offset 1000 (file',)),
+    'scale of a dry file': _optical(dry=True, scale=1e-4, notes=('offset 0 (file',)),
+    'decibels as whole numbers': _radar(how=_db100, dtype='int16', scale=0.01, step=0.01, notes=('scale 0.01 (file',)),
+    'decibels by the unit of the file': _radar(how=_db, units='dB', notes=('unit dB (file',)),
     'a name against the file': _optical(
         'S2A_MSIL2A_20210711T101031_N0500_R022_T33UUP_20230131T120000.tif',
         scale=1e-4,
@@ -154,13 +152,11 @@ SITUATIONS: dict[str, Callable[[Path], Truth]] = {
         mend=dict(offset=0),
     ),
     'steppe without an offset': _optical(dry=True, refused='nothing is dark', mend=dict(offset=0)),
-    'steppe with an offset': _optical(
-        dry=True, how=lambda x: np.rint(x * 1e4) + 1000, refused='nothing is dark', mend=dict(offset=1000)
-    ),
+    'steppe with an offset': _optical(dry=True, how=_shifted, refused='nothing is dark', mend=dict(offset=1000)),
     'steppe by the name of its product': _optical(
         'S2A_MSIL2A_20210711T101031_N0500_R022_T33UUP_20230131T120000.tif',
         dry=True,
-        how=lambda x: np.rint(x * 1e4) + 1000,
+        how=_shifted,
         notes=('offset 1000 (name: baseline 05.00)', 'time 2021-07-11T10:10:31'),
     ),
     'reflectance as float': _optical(how=np.asarray, dtype='float32'),
@@ -208,7 +204,7 @@ SITUATIONS |= {
     'radar of Earth Engine': _radar(
         'S1A_IW_GRDH_1SDV_20210711T165043_20210711T165108_038728_0491C4_9C2C.tif',
         bands=('VV', 'VH', 'angle'),
-        how=lambda p: 10 * np.log10(p),
+        how=_db,
         notes=('time 2021-07-11T16:50:43',),
     ),
     'wavelengths for names': _optical(names=[f'{w} nm' for w in _WAVELENGTHS]),
@@ -227,9 +223,7 @@ SITUATIONS |= {
     ),
     'red, green and blue': _optical(bands=['B04', 'B03', 'B02'], notes=('3 of 12 bands', 'bands reordered')),
     'four bands of 10 m': _optical(bands=['B02', 'B03', 'B04', 'B08'], notes=('4 of 12 bands',)),
-    'names of SNAP in decibels': _radar(
-        names=('Sigma0_VV_db', 'Sigma0_VH_db'), how=lambda p: 10 * np.log10(p), notes=('unit dB (name',)
-    ),
+    'names of SNAP in decibels': _radar(names=('Sigma0_VV_db', 'Sigma0_VH_db'), how=_db, notes=('unit dB (name',)),
     'names of SNAP': _radar(names=('Sigma0_VV', 'Sigma0_VH'), notes=('unit linear (name',)),
     'intensity that is not calibrated': _radar(
         names=('Intensity_VV', 'Intensity_VH'), tiles=0, left=1, refused='not calibrated'
@@ -244,7 +238,7 @@ SITUATIONS |= {
     ),
 }
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #14816787
+# %% ../../nbs/2_synthetic/24_situations.ipynb #d21659bf
 _HOLE = 400 / 120**2
 _INFRARED = ('B08', 'B8A', 'B09', 'B11', 'B12')
 
@@ -265,20 +259,15 @@ SITUATIONS |= {
     'a hole of zeros that nobody declared': _optical(spoil=(0, L2A, np.nan), gaps=_HOLE),
     'undeclared 65535': _optical(spoil=(65535, L2A, np.nan), gaps=_HOLE, notes=('65535', 'count as missing')),
     'undeclared -9999': _radar(
-        how=lambda p: 10 * np.log10(p),
-        spoil=(-9999, ('VV', 'VH'), np.nan),
-        gaps=_HOLE,
-        notes=('-9999', 'count as missing'),
+        how=_db, spoil=(-9999, ('VV', 'VH'), np.nan), gaps=_HOLE, notes=('-9999', 'count as missing')
     ),
-    'undeclared -32768': _optical(
-        how=lambda x: np.rint(1e4 * x), dtype='int16', spoil=(-32768, L2A, np.nan), gaps=_HOLE, notes=('-32768',)
-    ),
+    'undeclared -32768': _optical(how=_dn, dtype='int16', spoil=(-32768, L2A, np.nan), gaps=_HOLE, notes=('-32768',)),
     'undeclared -99 in decibels': _radar(
-        how=lambda p: 10 * np.log10(p), spoil=(-99, ('VV', 'VH'), np.nan), gaps=_HOLE, notes=('count as missing',)
+        how=_db, spoil=(-99, ('VV', 'VH'), np.nan), gaps=_HOLE, notes=('count as missing',)
     ),
     'undeclared -9999 of power': _radar(spoil=(-9999, ('VV', 'VH'), np.nan), gaps=_HOLE, notes=('-9999',)),
     'undeclared -1 of reflectance': _optical(
-        how=np.asarray, dtype='float32', spoil=(-1, L2A, np.nan), gaps=_HOLE, notes=('count as missing',)
+        how=np.asarray, dtype='float32', spoil=(-1, L2A, np.nan), gaps=_HOLE, refused='unknown', mend=dict(nodata=-1)
     ),
     'NaN': _optical(how=np.asarray, dtype='float32', spoil=(np.nan, L2A, np.nan), gaps=_HOLE),
     'one band without numbers': _optical(

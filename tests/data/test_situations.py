@@ -1,13 +1,11 @@
 "What real archives do to a reader: the value, the notes and the counts of every situation."
 
-import os
-
 import numpy as np
 import pytest
 import rasterio
 from scipy.ndimage import map_coordinates
 
-from closp_nb.core import ClospError, NotFoundError
+from closp_nb.core import NotFoundError
 from closp_nb.data.catalog import Catalog
 from closp_nb.synthetic.situations import LEFT, SITUATIONS, TOP, Truth
 
