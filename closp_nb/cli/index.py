@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from ..core import DamagedError, InputError, check_writable, lock_target, read_rows, read_text
 from ..core import InPath, OutPath, guarded
-from .corpus import takes_facts, told_facts
+from .corpus import FACT_OPTIONS, takes_facts, to_shell, told_facts
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20007
 CORPUS_FILES = ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5')  # one of them makes a folder a corpus
@@ -25,7 +25,7 @@ def _tiles(folder, facts, strict):
         return open_catalog(folder), None
     cat, report = Catalog.from_rasters(folder, **facts)
     for line in report.lines():
-        print(line, file=sys.stderr)
+        print(to_shell(line, FACT_OPTIONS), file=sys.stderr)
     if strict and len(report):
         raise InputError(f'{len(report)} were left out, and none may be (strict=True); the first, {report.first()}')
     few = cat.table.notes.map(lambda notes: next((n for n in notes if ' bands: ' in n), ''))
