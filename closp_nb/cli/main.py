@@ -8,6 +8,7 @@ __all__ = ['COMMANDS', 'make_parser', 'normalize_words', 'run_command', 'main']
 # %% ../../nbs/8_commands/87_main.ipynb #ad74ddf3
 import os
 import re
+import signal
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -126,14 +127,12 @@ def _run(name, words):
     except OSError as e:
         path, reason = e.filename or 'a file', e.strerror or e
         return f'{path}: {reason}; check the path, its permissions and the space on the disk'
-    except KeyboardInterrupt:
-        return 'stopped; nothing half-written is left'
     return None
 
 
 def run_command(
     argv: list[str],  # words after `closp`
-) -> int:  # exit code: 0 done, 1 something to mend, 2 no such command
+) -> int:  # exit code: 0 done, 1 something to mend, 2 no such command, 130 stopped by Ctrl-C
     "Run a command; tell in one line what a user can mend."
     if not argv or argv[0] in ('-h', '--help', 'help'):
         print(_usage())
@@ -145,13 +144,19 @@ def run_command(
         return 2
     # fastai warns on import, and a user cannot mend that
     warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)
-    if problem := _run(name, argv[words:]):
+    try:
+        problem = _run(name, argv[words:])
+    except KeyboardInterrupt:
+        print('closp: stopped; nothing half-written is left', file=sys.stderr)
+        return 130
+    if problem:
         print(f'closp: {problem}', file=sys.stderr)
     return int(problem is not None)
 
 
 def main():
-    "Run the command that the shell names."
+    "Run the command that the shell names; clean up when another program ends it."
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(run_command(sys.argv[1:]))
 
 
