@@ -175,7 +175,7 @@ def demo_command(
     finally:
         close_corpora()  # also when it was refused: the folder is gone, so must be the open files
     print(
-        f'\n{page}\n(mean over queries, 95 % bootstrap interval over queries; '
+        f'\n{page}\n(mean over n queries, 95 % interval; '
         'random is a blind ranking, untrained the same network before training)\n'
     )
     for q, h in hits.items():
