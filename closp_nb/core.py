@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError', 'MissingDependencyError',
            'DivergedError', 'check_writable', 'check_disjoint', 'atomic_write', 'read_text', 'read_rows', 'stored_path',
-           'Skipped']
+           'Skipped', 'printable', 'no_formula']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
@@ -175,3 +175,24 @@ class Skipped:
     id: str  # the patch, file or window
     kind: str  # 'skipped' by a rule, or 'failed' because something is broken
     reason: str  # one line
+
+# %% ../nbs/0_basics/00_core.ipynb #d1c0a102
+_ORDERS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+_FORMULA = re.compile(r'\s*[=+\-@\t]')
+
+
+def printable(
+    text: str,
+) -> str:  # other characters as they are
+    "Show characters that steer a terminal by their number."
+    return _ORDERS.sub(lambda m: ascii(m[0])[1:-1], text)
+
+
+def no_formula(
+    cell,  # of a table; other things than text are returned as they are
+):
+    "Return a cell that no spreadsheet takes for a formula."
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace('\r', ' ')  # which would begin a row, unquoted
+    return f"'{cell}" if _FORMULA.match(cell) else cell
