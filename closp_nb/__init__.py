@@ -22,7 +22,7 @@ evaluation  graded metrics, floors, intervals, comparisons
 explorer    a search page in a notebook and in a browser
 cli         everything from the shell
 
-Beside them: core (errors, files), sensors, units, labels, geodesy.
+Beside them: core (errors, files), sensors, units, labels, geodesy, names, evidence, stac, safe, places.
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -41,12 +41,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         'units',
         'labels',
         'geodesy',
+        'names',
+        'evidence',
+        'stac',
+        'safe',
+        'places',
     ],
     submod_attrs={
         'core': ['ClospError'],
         'sensors': ['S1', 'S2', 'Tile'],
         'labels': ['harmonize'],
-        'data.rasters': ['read_geotiff'],
+        'data.products': ['read_geotiff'],
         'data.catalog': ['Catalog'],
         'data.splits': ['split_catalog'],
         'data.queries': ['make_queries'],

@@ -7,7 +7,7 @@ __all__ = ['S1', 'S2', 'S2L1C', 'S2RGB', 'SENSORS', 'LEVELS', 'ALL_SENSORS', 'TI
            'Tile', 'quicklook', 'show_tiles']
 
 # %% ../nbs/0_basics/01_sensors.ipynb #f29e6f93
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import numpy as np
 from .core import InputError, NotFoundError
 
@@ -173,14 +173,20 @@ def _believable(s, x):
 def check_pixels(
     s: Sensor,  # the sensor that is said to have taken them
     x: np.ndarray,  # (bands, rows, columns), in the sensor's unit
+    bands: tuple = (),  # the bands that are there; all, if left out
 ) -> tuple[np.ndarray, tuple[str, ...]]:  # float32 pixels without gaps, notes of changes; raises `InputError`
-    "Make sure that pixels are what a sensor can have measured."
+    "Make sure that pixels are what a sensor can have measured; bands that are not there are NaN."
     if x.ndim != 3 or len(x) != len(s.bands):
         raise InputError(
             f'{s.name} tiles have {len(s.bands)} bands ({", ".join(s.names)}) as (band, row, column); '
             f'got shape {x.shape}; check the sensor and the band list'
         )
     x = x.astype('float32')
+    if bands and len(bands) < len(s.bands):
+        there = [s.band(b) for b in bands]
+        out = np.full_like(x, np.nan)
+        out[there], notes = check_pixels(replace(s, bands=tuple(s.bands[i] for i in there)), x[there])
+        return out, (f'{len(there)} of {len(s.bands)} bands: {" ".join(bands)}', *notes)
     bad = ~np.isfinite(x)
     if (frac := bad.mean()) > 0.5:
         raise InputError(f'{frac:.0%} of the pixels are missing (NaN or infinite); leave this tile out')
@@ -210,6 +216,7 @@ class Tile:
     notes: tuple = field(default=())  # what was done to the pixels on the way in
     event: str = ''  # the flood, fire, quake or scene that it shows; a split keeps the tiles of one event together
     cloud: float = np.nan  # share of the tile under cloud or cloud shadow; NaN where it was not looked for
+    bands: tuple = ()  # the bands that are there, all if left out; the pixels of absent ones are NaN
     gaps: float = field(default=0.0, init=False)  # share of pixels that were missing
 
     def __post_init__(self):
@@ -223,8 +230,10 @@ class Tile:
             )
         if 0 in x.shape:
             raise InputError(f'tile {self.id} has no pixels (shape {x.shape}); check the window or the file')
-        self.gaps = float(1 - np.isfinite(x).mean())
-        self.pixels, done = check_pixels(self.sensor, x)
+        there = [self.sensor.band(b) for b in self.bands]
+        self.bands = tuple(self.sensor.names[i] for i in sorted(there)) or self.sensor.names
+        self.gaps = float(1 - np.isfinite(x[sorted(there)] if there and len(x) == len(self.sensor.bands) else x).mean())
+        self.pixels, done = check_pixels(self.sensor, x, self.bands)
         self.notes = tuple(self.notes) + done
         lon, lat = self.lonlat
         if abs(lat) > 90 or abs(lon) > 180:
@@ -254,13 +263,14 @@ def quicklook(
 ) -> np.ndarray:  # (rows, columns, 3) uint8; raises `InputError` for an unknown recipe
     "Render a tile as a picture, with the sensor's common stretch."
     s = tile.sensor
-    recipe = recipe or next(iter(s.rgb))
-    if recipe not in s.rgb:
+    if recipe is not None and recipe not in s.rgb:
         raise InputError(f"{s.name} has no recipe '{recipe}'; use one of {', '.join(s.rgb)}")
+    whole = [k for k, channels in s.rgb.items() if all(set(w) <= set(tile.bands) for w, _, _ in channels)]
+    first = whole[0] if whole else next(iter(s.rgb))
     planes = []
-    for weights, lo, hi in s.rgb[recipe]:
+    for weights, lo, hi in s.rgb[recipe or first]:
         v = sum(w * tile.pixels[s.band(b)] for b, w in weights.items())
-        planes.append(np.clip((v - lo) / (hi - lo), 0, 1))
+        planes.append(np.nan_to_num(np.clip((v - lo) / (hi - lo), 0, 1)))  # an absent band is black
     out = np.stack(planes, -1)
     return (255 * (out ** (1 / gamma) if s.unit == 'reflectance' else out)).astype('uint8')
 

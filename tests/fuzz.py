@@ -27,7 +27,7 @@ from closp_nb.data.catalog import Catalog, corpus_catalog  # noqa: E402
 from closp_nb.data.hdf5 import close_corpora  # noqa: E402
 from closp_nb.data.products import find_scenes  # noqa: E402
 from closp_nb.data.queries import make_queries, read_qrels, read_queries, write_queries  # noqa: E402
-from closp_nb.data.rasters import read_geotiff  # noqa: E402
+from closp_nb.data.products import read_geotiff  # noqa: E402
 from closp_nb.data.scenes import scene_tiles  # noqa: E402
 from closp_nb.explorer.workspace import read_visit  # noqa: E402
 from closp_nb.models.closp import new_model  # noqa: E402
@@ -89,7 +89,7 @@ def items(key):
 
 def scenes(p):
     "Scenes of a folder, cut."
-    return [list(scene_tiles(s, corners=[(0, 0)])) for s in find_scenes(p)[0]]
+    return [list(scene_tiles(s, corners=[(0, 0)])) for s in find_scenes(p).scenes]
 
 
 def prepare(d):

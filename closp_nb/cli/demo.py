@@ -32,9 +32,7 @@ def _archive(out, n, seed, tiles, offline, workers):
     if tiles:
         mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
         found.append(mine)
-        notes += [f'left out {Path(p).name}: {why}' for p, why in left[:5]]
-        if len(left) > 5:
-            notes.append(f'... and {len(left) - 5} more')
+        notes += left.lines()
     for line in notes:
         print(f'   note: {line}')
     real = Catalog.concat(found) if found else None

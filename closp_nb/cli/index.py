@@ -6,33 +6,51 @@
 __all__ = ['CORPUS_FILES', 'index_command', 'add_command', 'remove_command', 'calibrate_command']
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20004
+import os
 import sys
 from pathlib import Path
 from ..core import DamagedError, InputError, check_disjoint, check_writable, read_rows, read_text
+from .corpus import takes_facts, told_facts
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20007
 CORPUS_FILES = ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5')  # one of them makes a folder a corpus
 
 
-def _tiles(folder):
-    "Open the catalog of a corpus, or of loose images; print what was left out and count it."
+def _tiles(folder, facts, strict):
+    "Open the catalog of a corpus, or read a place with images; print what was seen, guessed and left out."
     from closp_nb.data.catalog import Catalog, open_catalog
 
-    if Path(folder).is_file() or any((Path(folder) / n).exists() for n in CORPUS_FILES):
-        return open_catalog(folder), 0
-    cat, left = Catalog.from_rasters(folder)
-    for path, why in left:
-        print(f'left out {path}: {why}', file=sys.stderr)
-    return cat, len(left)
+    if Path(folder).suffix == '.parquet' or any((Path(folder) / n).exists() for n in CORPUS_FILES):
+        return open_catalog(folder), None
+    cat, report = Catalog.from_rasters(folder, **facts)
+    for line in report.lines():
+        print(line, file=sys.stderr)
+    if strict and len(report):
+        raise InputError(f'{len(report)} were left out, and none may be (strict=True); the first, {report.first()}')
+    few = cat.table.notes.map(lambda notes: next((n for n in notes if ' bands: ' in n), ''))
+    for what, n in few[few != ''].value_counts().items():
+        print(f'{n} tiles have {what}; a model that was not taught to do without the others guesses', file=sys.stderr)
+    return cat, report
 
 
+def _left_note(report, folder):
+    "Write what was left out into an index folder, and say so."
+    if report is None or not len(report):
+        return ''
+    report.save(Path(folder) / 'left.csv')
+    return f"; {len(report)} left out, see {Path(folder) / 'left.csv'}"
+
+
+@takes_facts
 def index_command(
-    folder: str,  # with GeoTIFFs, or folders with one raster per band, or a corpus, or vectors (closp embed)
+    folder: str,  # with images, products or STAC files; or one of them, or its address; a corpus; vectors (closp embed)
     model: str = 'demo/model',  # model folder
     out: str = 'index',  # index folder to write
     store: str = 'exact',  # or compact (a quarter of the memory), or large (the best few in a millisecond)
     shard: str = '',  # of vectors: 2/5, the second of five equal shares
+    strict: bool = False,  # end with an error if anything is left out
     force: bool = False,  # replace it if it is there
+    **kwargs,
 ):
     "Index a folder of your own images, so that closp search finds them."
     from closp_nb.models.folder import load_model
@@ -44,15 +62,15 @@ def index_command(
     store_class(store)
     check_writable(out, force)  # refused before the work starts
     m = load_model(model)
-    vectors, left = None, 0
+    vectors, report = None, None
     if (Path(folder) / 'parts.json').exists():
         cat, vectors = read_parts(folder, m, shard)
     elif shard:
         raise InputError(f'{folder} holds no vectors that could be shared out; make them with closp embed')
     else:
-        cat, left = _tiles(folder)
+        cat, report = _tiles(folder, told_facts(kwargs), strict)
     Index.build(m, cat, vectors, model_folder=model, store=store).save(out, force)
-    note = f'; {left} left out' if left else ''
+    note = _left_note(report, out)
     print(f'{cat} indexed in {out}{note}\nclosp search "flooded area" --index {out}')
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b2000a
@@ -69,23 +87,40 @@ def _open_with_model(folder, model):
     return ix, m
 
 
+@takes_facts
 def add_command(
     index: str,  # index folder
     folder: str,  # images or a corpus, as for closp index
     model: str | None = None,  # the model's folder, if it was moved
-    replace: bool = False,  # tiles whose ids are there already take the place of the old ones
+    replace: bool = False,  # tiles whose files are in the index already take the place of the old ones
+    strict: bool = False,  # end with an error if anything is left out
+    **kwargs,
 ):
     "Add tiles to an index, or replace them; only these are embedded."
     ix, m = _open_with_model(index, model)
-    cat, left = _tiles(folder)
+    cat, report = _tiles(folder, told_facts(kwargs), strict)
+    renamed = _rename_strangers(cat, ix.cat, folder)
     new = ix.add(m, cat, replace=replace)
     new.save(index, overwrite=True)
     notes = [f'{len(cat)} tiles added']
     if replace:
         notes.append(f'{len(ix) + len(cat) - len(new)} of them replaced')
-    if left:
-        notes.append(f'{left} left out')
-    print(f"{', '.join(notes)}; {len(new)} in {index}")
+    if renamed:
+        notes.append(f'{renamed} got the name of their folder, since other files bear their names')
+    print(f"{', '.join(notes)}; {len(new)} in {index}{_left_note(report, index)}")
+
+# %% ../../nbs/8_commands/82_index.ipynb #82a60008
+def _rename_strangers(cat, there, folder):
+    "Put the folder's name before ids that files of another folder have in an index; count them."
+    homes = {i: os.path.abspath(p) for i, p in zip(there.table.id, there.table.path)}
+    own = cat.table
+    here = [os.path.abspath(p) for p in own.path]
+    other = [s != '' and homes.get(i, p) != p for i, p, s in zip(own.id, here, own.scene)]
+    prefix = Path(folder.partition('?')[0]).resolve().name
+    cat.frame['id'] = [f'{prefix}/{i}' if o else i for i, o in zip(own.id, other)]
+    if twice := sorted(set(cat.frame['id'][other]) & {i for i, p in homes.items()}):
+        raise InputError(f"{twice[0]} is in the index from another folder, too; rename {folder}, or index it alone")
+    return sum(other)
 
 
 def _ids(words):

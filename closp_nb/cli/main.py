@@ -76,6 +76,8 @@ def make_parser(
         hint = hints.get(action.dest)
         if get_origin(hint) is list:
             action.nargs, action.type = '+', get_args(hint)[0]
+        elif hint is tuple:
+            action.type = lambda text: tuple(text.replace(' ', '').split(','))
         elif isinstance(hint, UnionType):
             action.type = next(t for t in get_args(hint) if t is not type(None))
     return parser

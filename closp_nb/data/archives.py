@@ -25,11 +25,13 @@ from scipy.ndimage import zoom
 from ..core import ClospError, DamagedError, IncompatibleError, InputError
 from ..core import MissingDependencyError, NotFoundError, Skipped
 from ..sensors import S1, S2, S2L1C, S2RGB, Sensor, TILE, Tile
-from ..units import band_name, guess_unit, select_bands, to_unit
+from ..units import guess_unit, to_unit
+from ..names import band_name, select_bands
 from ..labels import harmonize
 from ..geodesy import to_lonlat
 from .hdf5 import is_own, own_dataset
-from .rasters import band_files, open_raster, preview, read_geotiff, read_raster, tile_grid
+from .rasters import open_raster, preview, read_raster, tile_grid
+from .products import band_files, read_geotiff
 from .catalog import Catalog, tile_row, to_catalog
 from .splits import stratify
 
@@ -407,7 +409,7 @@ def _flood_read(folder, item):
     files = [f for f in sorted(d.glob('*.tif')) if band_name(f) and (not start or f.name.startswith(f'{start}_'))]
     image = _band_image(f'sen{key[1]}flood_{seq}_{start or date}', files, s, 'DN', f'{seq}/{start or date}')
     if s == S1:
-        image = replace(image, unit=guess_unit(preview(*files), s).unit)
+        image = replace(image, unit=guess_unit(np.concatenate([preview(f) for f in files]), s).unit)
     answer = ('flooded area',) if wet.lower() == 'true' else (), ('the answer is for the whole image',)
     about = dict(time=pd.Timestamp(date).isoformat(), event=f'sen12flood_{seq}', source='sen12flood')
     yield from image.tiles(lambda r, c: answer, **about)

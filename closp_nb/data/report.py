@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..core import ClospError, DamagedError, InputError, atomic_write
 from ..sensors import ALL_SENSORS, show_tiles
 from ..labels import collision_share, LABELS
+from ..evidence import guess_lines, guesses
 from .catalog import Catalog, corpus_splits, open_catalog, pixel_hash
 from .hdf5 import read_corpus
 from .splits import leaks
@@ -128,7 +129,8 @@ def _unit_row(cat, rows):
         if expected and expected != pixel_hash(t.pixels):
             wrong.append(_CHANGED)
     low, median, high = np.percentile(np.concatenate(values), [1, 50, 99]) if values else [np.nan] * 3
-    return dict(read=len(values), low=low, median=median, high=high), dict(done=_tally(notes), wrong=_tally(wrong))
+    done = _tally([n.partition(' (pixels: ')[0] for n in notes])
+    return dict(read=len(values), low=low, median=median, high=high), dict(done=done, wrong=_tally(wrong))
 
 
 def unit_report(
@@ -267,7 +269,7 @@ def corpus_report(
         f'nowhere: {", ".join(absent) or "no label"}; in one sensor only: {", ".join(one_sensor) or "no label"}',
         f'{text.nunique():,} captions; {", ".join(meet)}',
         units.drop(columns=['done', 'wrong']).round(3).to_string(index=False),
-        '\n'.join(remarks),
+        '\n'.join([*remarks, *guess_lines(guesses(cat))]),
         _leaks(cat),
     ]
     return '\n\n'.join(parts)

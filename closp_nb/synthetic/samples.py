@@ -19,7 +19,8 @@ import pandas as pd
 from fastcore.xdg import xdg_cache_home
 from ..core import ClospError, DamagedError, MissingDependencyError, NotFoundError, Skipped, atomic_write
 from ..sensors import Tile
-from ..data.rasters import band_files, read_bands, write_geotiff
+from ..data.rasters import write_geotiff
+from ..data.products import band_files, read_bands
 from ..data.catalog import Catalog
 from ..data.archives import archive, read_item
 

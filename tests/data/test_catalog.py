@@ -19,7 +19,8 @@ from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundE
 from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash, tile_row, to_catalog
 from closp_nb.data.report import corpus_report
 from closp_nb.data.hdf5 import close_corpora, corpus_about, read_array, tile_at, write_corpus
-from closp_nb.data.rasters import open_raster, read_bands, read_geotiff, write_geotiff
+from closp_nb.data.products import read_bands, read_geotiff
+from closp_nb.data.rasters import open_raster, write_geotiff
 from closp_nb.geodesy import footprint, from_lonlat, to_lonlat
 from closp_nb.search.filters import filter_mask
 from closp_nb.sensors import S1, S2, Tile
@@ -138,9 +139,9 @@ def test_each_refusal_has_its_kind(tmp_path):
             missing()
         assert '\n' not in str(e.value)
     write_geotiff(tile(S1), tmp_path / 'radar.tif')
-    with pytest.raises(NotFoundError, match='radar.tif: Sentinel-2 needs'):
+    with pytest.raises(NotFoundError, match='radar.tif lacks B01'):
         read_geotiff(tmp_path / 'radar.tif', S2)
-    with pytest.raises(NotFoundError, match='missing: B01'):
+    with pytest.raises(NotFoundError, match='has B02 alone'):
         read_bands([scene(tmp_path / 'p' / 'p_B02.tif', 120, 120, bands=('B02',))])
     (tmp_path / 'metadata.parquet').write_bytes(b'PAR1')
     with pytest.raises(DamagedError, match='fetch it again'):
@@ -191,7 +192,11 @@ def test_a_bug_is_no_damaged_catalog(tmp_path, monkeypatch):
             m.setattr(f'closp_nb.data.catalog.{place}', lambda *a: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 Catalog.load(tmp_path / 'catalog.parquet')
-    for place in ('data.catalog.pixel_hash', 'data.rasters.read_raster', 'data.catalog.tile_grid'):
+    for place in (
+        'data.catalog.pixel_hash',
+        'data.scenes.tile_grid',
+        'data.scenes.select_bands',
+    ):
         with monkeypatch.context() as m:
             m.setattr(f'closp_nb.{place}', lambda *a, **kw: 1 / 0)
             with pytest.raises(ZeroDivisionError):
@@ -346,7 +351,7 @@ def test_a_refused_window_is_left_out_alone(tmp_path):
     assert cat.frame.id.tolist() == [f'coast.tif@{at}' for at in ('0,0', '0,240', '120,0', '120,120')] and set(
         cat.frame.caption
     ) == {'grass'}
-    assert [p for p, _ in left] == [f"{tmp_path / 'a' / 'coast.tif'}@{at}" for at in ('0,120', '120,240')] and all(
+    assert [p for p, _ in left] == [f'coast.tif@{at}' for at in ('0,120', '120,240')] and all(
         'missing' in why for _, why in left
     )
     assert cat.frame.hash.nunique() == 1 and (cat.frame.gaps == 0).all()  # the same square, over and over
@@ -358,7 +363,8 @@ def test_one_line_where_one_reason_holds_for_all(tmp_path):
     scene(tmp_path / 'odd.tif', 240, 240)
     (tmp_path / 'labels.csv').write_text('path,labels\nodd.tif,Pastoors\n')
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
-    assert cat.frame.id.tolist() == ['good.tif'] and [Path(p).name for p, _ in left] == ['no_red.tif', 'odd.tif']
+    assert cat.frame.id.tolist() == ['good.tif'] + [f'no_red.tif@{r},{c}' for r in (0, 120) for c in (0, 120)]
+    assert '11 of 12 bands' in cat.frame.notes[1][-1] and [p for p, _ in left] == ['odd.tif']
 
 
 def test_a_bad_label_table_costs_its_own_rows(tmp_path):
@@ -382,7 +388,7 @@ def test_a_bad_label_table_costs_its_own_rows(tmp_path):
             'sub/B.TIF': 'bare',
             'zoë.tif': 'built',
         }
-        said = [(Path(p).name, 'cells' in why, 'cp1252' in why) for p, why in left]
+        said = [(p, 'cells' in why, 'cp1252' in why) for p, why in left]
         assert said == [('labels.csv, row 3', True, False)] + [('labels.csv', False, True)] * (encoding == 'cp1252')
     (tmp_path / 'labels.csv').write_bytes(b'')
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
@@ -399,17 +405,9 @@ def test_the_windows_before_a_break_are_kept(tmp_path):
         and cat.frame.hash.tolist() == whole.frame.hash.tolist()[: len(cat)]
         and 2 <= len(cat) < 8
     )
-    ((place, why),) = left
-    assert (
-        place == f"{f}@{','.join(map(str, [len(cat) // 2 * 120, len(cat) % 2 * 120]))}"
-        and 'breaks off' in why
-        and f'the {len(cat)} tiles before' in why
-    )
-    f = scene(tmp_path / 'u' / 'a.tif', 480, 240)  # here the pixels must tell the offset, all of them
-    f.write_bytes(f.read_bytes()[: int(f.stat().st_size * 0.6)])
-    scene(tmp_path / 'u' / 'b.tif', 120, 120)
-    cat, left = Catalog.from_rasters(f.parent, progress=False)
-    assert cat.frame.id.tolist() == ['b.tif'] and left[0][0] == str(f) and 'breaks off' in left[0][1] and len(left) == 1
+    assert len(left) + len(cat) == 8 and all('breaks off' in why for _, why in left)
+    assert left.left[0].id == f"a.tif@{','.join(map(str, [len(cat) // 2 * 120, len(cat) % 2 * 120]))}"
+    assert {o.kind for o in left.left} == {'failed'}
 
 
 def test_every_raster_is_opened_once(tmp_path, monkeypatch):
@@ -418,23 +416,20 @@ def test_every_raster_is_opened_once(tmp_path, monkeypatch):
     scene(tmp_path / 'a.tif', 360, 360)
     for i, b in enumerate(S2.names):
         scene(tmp_path / 'p' / f'p_{b}.tif', 360, 360, bands=(b,))
-    opened, real = [], rasterio.open
-    monkeypatch.setattr(tiles.rasterio, 'open', lambda p, *a, **kw: opened.append(str(p)) or real(p, *a, **kw))
-    tiles._preview.cache_clear()
+    opened, real = [], tiles.DatasetReader
+    monkeypatch.setattr(tiles, 'DatasetReader', lambda p, *a, **kw: opened.append(str(p)) or real(p, *a, **kw))
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
     assert len(cat) == 18 and not left
-    assert len(opened) == 2 * len(set(opened)) == 26  # once to read, once to look at the whole for the offset
+    assert len(opened) == 2 * len(set(opened)) == 26  # once to hear its name, once to read
 
 
-def test_a_flat_folder_of_bands_is_refused_before_it_is_opened(tmp_path, monkeypatch):
+def test_a_flat_folder_of_bands_is_sorted_by_scene(tmp_path):
     for i in range(3):
         for b in S2.names:
             scene(tmp_path / f'p{i}_{b}.tif', 120, 120, bands=(b,))
-    from closp_nb.data import rasters as tiles
-
-    monkeypatch.setattr(tiles.rasterio, 'open', lambda *a, **kw: pytest.fail('opened'))
-    with pytest.raises(NotFoundError, match='folder of its own'):
-        Catalog.from_rasters(tmp_path, progress=False)
+    cat, left = Catalog.from_rasters(tmp_path, progress=False)
+    assert cat.frame.id.tolist() == ['P0', 'P1', 'P2'] and not len(left)
+    assert (cat[1].pixels == read_bands(sorted(tmp_path.glob('p1_*'))).pixels).all()
 
 
 # ---- projections without a code

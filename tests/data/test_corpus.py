@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from itertools import combinations
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pandas as pd
 import pytest
 import rasterio
 from closp_nb.core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError
+from closp_nb.evidence import Declared
 from closp_nb.labels import collision_share
 from closp_nb.data.catalog import Catalog, corpus_catalog, open_catalog, pixel_hash
 from closp_nb.data.rasters import write_geotiff
@@ -418,7 +420,7 @@ def test_what_the_plan_and_corpus_json_keep(copies, tmp_path):
     d = json.loads((tmp_path / 'c' / 'corpus.json').read_text())
     assert list(d['split']) == ['how', 'share', 'km', 'buffer', 'seed']
     assert [list(p) for p in d['parts']] == [
-        ['kind', 'folder', 'labels', 'nomenclature', 'least', 'max_cloud', 'bands']
+        ['kind', 'folder', 'labels', 'nomenclature', 'least', 'max_cloud', *(f.name for f in fields(Declared))]
     ] * 2
     assert [p['kind'] for p in d['parts']] == ['mmflood', 'quakeset']
 

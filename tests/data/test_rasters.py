@@ -6,7 +6,8 @@ import rasterio
 
 from closp_nb.core import atomic_write, DamagedError, InputError, NotFoundError
 from closp_nb.data.hdf5 import read_corpus, write_corpus
-from closp_nb.data.rasters import band_files, read_bands, read_geotiff, write_geotiff
+from closp_nb.data.products import band_files, read_bands, read_geotiff
+from closp_nb.data.rasters import write_geotiff
 from closp_nb.labels import LABELS, harmonize
 from closp_nb.sensors import S1, S2, Tile
 from closp_nb.units import to_unit
@@ -43,7 +44,7 @@ def tile(s=S2, **kw):
         (lambda d: tile(lonlat=(48.0, 111.0)), 'longitude comes first', InputError),
         (lambda d: harmonize(['Mixed forrest']), 'mixed forest', InputError),
         (lambda d: read_geotiff(d / 'nowhere.tif'), 'not there', NotFoundError),
-        (lambda d: read_geotiff(write_geotiff(tile(), d / 'a.tif'), S1), 'missing: VV, VH', NotFoundError),
+        (lambda d: read_geotiff(write_geotiff(tile(), d / 'a.tif'), S1), 'lacks VV, VH', NotFoundError),
         (lambda d: write_geotiff(tile(), write_geotiff(tile(), d / 'b.tif')), 'overwrite=True', InputError),
         (lambda d: write_corpus(d / 'c', [tile(id='landsat_0')]), 'known source', InputError),
         (lambda d: read_corpus(d / 'nowhere.h5', 'x'), 'not there', NotFoundError),
@@ -70,9 +71,12 @@ def test_linear_radar_becomes_db(tmp_path):
     power = np.random.default_rng(0).gamma(4, 0.02, (2, 120, 120)).astype('float32')
     t = tile(S1)
     t.pixels = power
-    t = read_geotiff(write_geotiff(t, tmp_path / 'power.tif'))
+    path = write_geotiff(t, tmp_path / 'power.tif')
+    with pytest.raises(InputError, match="unit='linear'"):  # both echoes alike: the pixels do not decide
+        read_geotiff(path)
+    t = read_geotiff(path, unit='linear')
     np.testing.assert_allclose(t.pixels, 10 * np.log10(power), atol=1e-3)
-    assert t.notes[0].startswith('linear power turned into dB')
+    assert {'unit linear (told)', 'linear power turned into dB'} <= set(t.notes)
 
 
 def test_every_label_is_known_to_itself():
@@ -85,9 +89,14 @@ def test_two_patches_in_one_folder_are_not_mixed(tmp_path):
             with rasterio.open(
                 tmp_path / f'{p}_{b}.tif', 'w', driver='GTiff', count=1, height=120, width=120, dtype='uint16'
             ) as d:
-                d.write(np.full((120, 120), 900, 'uint16'), 1)
+                d.write(np.full((120, 120), 900 if p == 'P1' else 400, 'uint16'), 1)
     with pytest.raises(InputError, match='folder of its own'):
         read_bands(band_files(tmp_path))
+    from closp_nb.data.catalog import Catalog
+
+    cat, left = Catalog.from_rasters(tmp_path, offset=0, progress=False)
+    assert cat.frame.id.tolist() == ['P1', 'P2'] and not len(left)
+    assert [len(cat[i].bands) for i in (0, 1)] == [12, 11] and np.nanmax(cat[1].pixels) == np.float32(0.04)
 
 
 def test_nodata_of_a_new_product_is_a_gap(tmp_path):
@@ -100,7 +109,7 @@ def test_nodata_of_a_new_product_is_a_gap(tmp_path):
 def test_no_power_is_a_gap_and_power_is_not_db():
     x = np.random.default_rng(0).gamma(4, 0.02, (2, 120, 120))
     x[:, :20], x[0, 50, 50] = 0, -1e-4
-    y, notes = to_unit(x, S1)
+    y, notes = to_unit(x, S1, unit='linear')
     assert np.isnan(y[:, :20]).all() and notes and np.nanmedian(y) < -5
     with pytest.raises(InputError, match='log10'):
         tile(S1, pixels=np.abs(x) + 0.01)
@@ -116,7 +125,7 @@ def test_a_file_that_breaks_off_does_not_end_a_scan(tmp_path):
     (tmp_path / 'cut.tif').write_bytes((tmp_path / 'cut.tif').read_bytes()[:800_000])
     (tmp_path / 'labels.csv').write_text('path,labels\nwhole.tif,Water bodies\nlost.tif,Pastures\n')
     cat, left = Catalog.from_rasters(tmp_path, progress=False)
-    assert cat.frame.caption.tolist() == ['water'] and {p.rsplit('/', 1)[1] for p, _ in left} == {'cut.tif', 'lost.tif'}
+    assert cat.frame.caption.tolist() == ['water'] and {p.partition('@')[0] for p, _ in left} == {'cut.tif', 'lost.tif'}
 
 
 def test_remains_of_a_kill_are_no_obstacle(tmp_path):
