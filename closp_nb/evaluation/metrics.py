@@ -470,7 +470,8 @@ def bootstrap(
         return np.nan, np.nan, np.nan
     mean, error = (float(o[0]) for o in _mean_and_error(v[None], w[None]))
     if len(v) < 2 or error < 1e-12:
-        return mean, *(2 * [np.nan if len(v) < 2 else mean])
+        end = np.nan if len(v) < 2 else mean
+        return mean, end, end
     rng, step, far = np.random.default_rng(seed), max(1, _CELLS // len(v)), []
     for lo in range(0, n, step):
         i = rng.integers(len(v), size=(min(step, n - lo), len(v)))
