@@ -36,6 +36,8 @@ class Declared:
     resample: str = 'small'
 
     def __post_init__(self):
+        if isinstance(self.bands, str):
+            object.__setattr__(self, 'bands', tuple(self.bands.replace(' ', '').split(',')) if self.bands else ())
         units = ('dB', 'linear', 'amplitude', 'reflectance', 'DN', '')
         if self.sensor:
             sensor(self.sensor)
@@ -79,7 +81,7 @@ def read_declared(
             if k in ('scale', 'offset', 'nodata'):
                 out[k] = float(v)
             elif k == 'bands':
-                out[k] = tuple(v) if isinstance(v, (list, tuple)) else tuple(str(v).replace(' ', '').split(','))
+                out[k] = tuple(v) if isinstance(v, (list, tuple)) else str(v)
             else:
                 out[k] = str(v)
         except (TypeError, ValueError) as e:

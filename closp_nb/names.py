@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'band_name', 'without_band', 'band_names', 'finest_files', 'polarisation', 'check_satellite', 'named_unit',
-           'time_in', 'select_bands', 'as_sensor', 'spread_bands', 'sensor_of']
+           'time_in', 'select_bands', 'as_sensor', 'spread_bands', 'place_bands', 'sensor_of']
 
 # %% ../nbs/0_basics/05_names.ipynb #b5a00004
 import datetime
@@ -234,6 +234,18 @@ def spread_bands(
     out = np.full((len(s.names), *x.shape[1:]), np.nan, 'float32')
     out[[s.band(n) for n in names]] = x
     return out
+
+
+def place_bands(
+    x: np.ndarray,  # (bands, rows, columns)
+    bands: Sequence[str],  # of these bands, all of the sensor
+    s: Sensor,
+) -> tuple[np.ndarray, tuple, tuple]:  # all bands of the sensor, the names of those that are there, notes
+    "Lay bands into the places of their sensor, be they all or some."
+    if len(bands) == len(s.names) or set(s.names) - set(bands) == {'B10'}:
+        x, notes = select_bands(x, bands, s)
+        return x, s.names, notes
+    return spread_bands(x, bands, s), tuple(bands), ()
 
 
 def sensor_of(

@@ -148,7 +148,7 @@ _MEND = {
     'picture': 'these are grey values of a picture; read the product it was made from',
     'percent': 'say scale=0.01 if they are reflectance in percent',
     'standardised': 'they were scaled for a network, which cannot be undone; read the product they were made from',
-    'unknown': 'check the nodata value and the product',
+    'unknown': "say nodata= and the number if one of them means 'nothing was seen'; else check the product",
     'DN': 'calibrate to sigma0 or gamma0 first (SNAP, or an RTC product)',
     'amplitude': "say unit='amplitude' if that is what they are, and unit='linear' if they are power",
 }

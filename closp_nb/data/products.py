@@ -26,7 +26,7 @@ from ..evidence import Declared, settle, split_declared, yaml_declared
 from ..stac import asset_address, asset_band, band_fact, check_inside, import_pystac, item_offset, read_stac
 from ..stac import stac_items
 from ..safe import product_head, ProductFolder, read_xml, xml_offset
-from ..places import display_name, file_kind, Found, PACKED, walk_files
+from ..places import display_name, file_kind, Found, is_side, PACKED, walk_files
 from .rasters import allow_host, guess_bands, open_raster, tag_labels, tag_offset
 from .scenes import CLOUD_CLASSES, Scene, scene_tiles
 
@@ -431,7 +431,8 @@ def find_scenes(
         else:
             rest.append(f)
     _take_all(found, top, rasters, rest, packed, told)
-    found.other.update(file_kind(f) for f in rest)
+    known = {str(p) for f in rasters for p in (f, f.with_suffix(''))}
+    found.other.update(file_kind(f) for f in rest if os.path.abspath(f) not in found.seen and not is_side(f, known))
     return found
 
 
@@ -441,13 +442,13 @@ def _take_all(found, root, rasters, rest, packed, told):
     for f in stac:
         with open(f, encoding='utf-8', errors='ignore') as text:
             if '"stac_version"' in text.read(100_000):
-                found.take(f, lambda: _stac_scenes(f, None, told(f), root))
+                found.take(f, lambda: _stac_scenes(f, None, told(f), root), [f])
     products = {f.parent for f in rest if re.fullmatch(r'MTD_MSI\w*\.xml', f.name)}
     products |= {
         f.parent.parent for f in rasters if f.parent.name == 'measurement' and f.parent.parent.suffix == '.SAFE'
     }
     for p in sorted(products):
-        found.take(p, lambda: safe_scene(p, declared=told(p / 'x')), [f for f in rasters if p in f.parents])
+        found.take(p, lambda: safe_scene(p, declared=told(p / 'x')), [f for f in rasters + rest if p in f.parents])
     for f in packed:
         if f.suffix.lower() == '.zip' and zipfile.is_zipfile(f):
             found.take(f, lambda: safe_scene(f, declared=told(f)))
