@@ -12,11 +12,12 @@ import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from inspect import signature
 from types import UnionType
 from typing import get_args, get_origin
 from fastcore.script import anno_parser
-from ..core import ClospError, InputError
+from ..core import ClospError, InputError, printable
 from .corpus import corpus_build_command, corpus_check_command, corpus_show_command, samples_command
 from .corpus import to_shell
 from .train import ablate_command, embed_command, train_command
@@ -131,6 +132,20 @@ def _run(name, words):
     return None
 
 
+class _Printed:
+    "A stream on which no text steers the terminal."
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
 def run_command(
     argv: list[str],  # words after `closp`
 ) -> int:  # exit code: 0 done, 1 something to mend, 2 no such command
@@ -145,8 +160,10 @@ def run_command(
         return 2
     # fastai warns on import, and a user cannot mend that
     warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)
-    if problem := _run(name, argv[words:]):
-        print(f'closp: {problem}', file=sys.stderr)
+    with redirect_stdout(_Printed(sys.stdout)):  # type: ignore[type-var]
+        problem = _run(name, argv[words:])
+    if problem:
+        print(f'closp: {printable(problem)}', file=sys.stderr)
     return int(problem is not None)
 
 

@@ -277,4 +277,4 @@ def test_user_errors(demo, shell, monkeypatch, argv, words):
     assert code == (2 if argv[0] in ('sample', 'corpus') else 1)
     for w in words:
         assert w in line, line
-    assert not (d / 'x').exists() and not (d / '.x.part').exists()
+    assert not (d / 'x').exists() and not list(d.glob('.x.*'))
