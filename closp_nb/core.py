@@ -7,7 +7,7 @@ __all__ = ['MARK', 'WAIT', 'ClospError', 'InputError', 'NotFoundError', 'Damaged
            'MissingDependencyError', 'DivergedError', 'sign_folder', 'check_writable', 'check_disjoint', 'lock_target',
            'put_back', 'note_output', 'take_place', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text',
            'read_rows', 'stored_path', 'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded',
-           'Skipped']
+           'Skipped', 'check_space', 'printable', 'no_formula']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
@@ -117,7 +117,7 @@ def _listed(folder, below=''):
     for p in folder.iterdir():
         if p.is_dir() and not p.is_symlink():
             yield from [f'{below}{p.name}/'] if (p / MARK).exists() else _listed(p, f'{below}{p.name}/')
-        elif below + p.name != MARK:
+        elif below + p.name != MARK and not _PASSING.fullmatch(p.name):
             yield below + p.name
 
 
@@ -615,3 +615,37 @@ class Skipped:
     id: str  # the patch, file or window
     kind: str  # 'skipped' by a rule, or 'failed' because something is broken
     reason: str  # one line
+
+# %% ../nbs/0_basics/00_core.ipynb #d1c0a302
+def check_space(
+    path: str | Path,  # file or folder to write
+    need: int,  # bytes, about
+) -> None:  # raises `InputError` if the disk has less
+    "Refuse long work whose result will not fit."
+    home = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.is_dir())
+    if (free := shutil.disk_usage(home).free) < need:
+        raise InputError(
+            f'{path} will take about {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; '
+            'make room, or choose another disk'
+        )
+
+# %% ../nbs/0_basics/00_core.ipynb #d1c0a102
+_ORDERS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+_FORMULA = re.compile(r'\s*[=+\-@\t]')
+
+
+def printable(
+    text: str,
+) -> str:  # other characters as they are
+    "Show characters that steer a terminal by their number."
+    return _ORDERS.sub(lambda m: ascii(m[0])[1:-1], text)
+
+
+def no_formula(
+    cell,  # of a table; other things than text are returned as they are
+):
+    "Return a cell that no spreadsheet takes for a formula."
+    if not isinstance(cell, str):
+        return cell
+    cell = cell.replace('\r', ' ')  # which would begin a row, unquoted
+    return f"'{cell}" if _FORMULA.match(cell) else cell

@@ -34,6 +34,7 @@ def _archive(out, n, seed, tiles, offline, workers):
         mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
         found.append(mine)
         notes += [to_shell(line, []) for line in left.lines()]
+        left.save(out / 'left.csv')
     for line in notes:
         print(f'   note: {line}')
     real = Catalog.concat(found) if found else None
@@ -172,7 +173,7 @@ def demo_command(
     finally:
         close_corpora()  # also when it was refused: the folder is gone, so must be the open files
     print(
-        f'\n{page}\n(mean over queries, 95 % bootstrap interval over queries; '
+        f'\n{page}\n(mean over n queries, 95 % interval; '
         'random is a blind ranking, untrained the same network before training)\n'
     )
     for q, h in hits.items():

@@ -6,6 +6,7 @@
 __all__ = ['COMMANDS', 'make_parser', 'normalize_words', 'run_command', 'main']
 
 # %% ../../nbs/8_commands/87_main.ipynb #ad74ddf3
+import errno
 import os
 import re
 import signal
@@ -13,11 +14,12 @@ import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from inspect import signature
 from types import UnionType
 from typing import get_args, get_origin
 from fastcore.script import anno_parser
-from ..core import ClospError, InputError
+from ..core import ClospError, InputError, printable
 from .corpus import corpus_build_command, corpus_check_command, corpus_show_command, samples_command
 from .corpus import to_shell
 from .train import ablate_command, embed_command, train_command
@@ -125,9 +127,26 @@ def _run(name, words):
             raise
         return f"{name} needs {e.name}, which is not installed; pip install 'closp_nb[{extra}]'"
     except OSError as e:
+        if errno.ENOSPC in (e.errno, getattr(e.__cause__, 'errno', 0)) or f'[errno {errno.ENOSPC}]' in str(e).lower():
+            place = f' ({e.filename})' if e.filename else ''
+            return f'the disk is full{place}; make room, or choose another; what was there before is whole'
         path, reason = e.filename or 'a file', e.strerror or e
         return f'{path}: {reason}; check the path, its permissions and the space on the disk'
     return None
+
+
+class _Printed:
+    "A stream on which no text steers the terminal."
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(printable(text))
+        return len(text)
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
 
 
 def run_command(
@@ -145,12 +164,13 @@ def run_command(
     # fastai warns on import, and a user cannot mend that
     warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)
     try:
-        problem = _run(name, argv[words:])
+        with redirect_stdout(_Printed(sys.stdout)):  # type: ignore[type-var]
+            problem = _run(name, argv[words:])
     except KeyboardInterrupt:
         print('closp: stopped; nothing half-written is left', file=sys.stderr)
         return 130
     if problem:
-        print(f'closp: {problem}', file=sys.stderr)
+        print(f'closp: {printable(problem)}', file=sys.stderr)
     return int(problem is not None)
 
 

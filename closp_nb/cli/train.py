@@ -6,7 +6,6 @@
 __all__ = ['change_recipe', 'train_command', 'ablate_command', 'embed_command']
 
 # %% ../../nbs/8_commands/81_train.ipynb #b1bde34b
-import shutil
 from pathlib import Path
 from ..core import InPath, InputError, OutPath, atomic_write, check_writable, guarded
 

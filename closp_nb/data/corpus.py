@@ -8,7 +8,6 @@ __all__ = ['OWN_LAYOUTS', 'SourceFolder', 'source_folder', 'source_lines', 'open
 # %% ../../nbs/1_data/18_corpus.ipynb #6556f0b4
 import hashlib
 import json
-import os
 import shutil
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,12 +19,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from ..core import check_disjoint, check_writable, ClospError, DamagedError, IncompatibleError, InputError
-from ..core import lock_target, NotFoundError, process_pool, sign_folder, Skipped, sync_all, take_place
+from ..core import lock_target, no_formula, NotFoundError, process_pool, sign_folder, Skipped, sync_all
+from ..core import atomic_write, take_place
 from ..sensors import S1, S2, S2L1C, Tile
 from ..units import convert
 from ..names import as_sensor
 from ..evidence import Declared, split_declared
-from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
+from .hdf5 import close_corpora, new_h5, read_corpus, to_layout_split, write_tile
 from .rasters import check_labels
 from .scenes import decide, scene_tiles
 from .products import find_scenes
@@ -225,10 +225,8 @@ def _fit(t, layout, folder):
 # %% ../../nbs/1_data/18_corpus.ipynb #99304b2c
 def _write_and_rename(work, name, end, write):
     "Write a file under a passing name, then give it its own."
-    tmp = work / f'{name}.{os.getpid()}.tmp'
-    write(tmp)
-    sync_all(tmp)
-    os.replace(tmp, work / f'{name}{end}')
+    with atomic_write(work / f'{name}{end}', overwrite=True) as tmp:
+        write(tmp)
 
 
 def _fill(h5, rows, left, src, f, item):
@@ -258,7 +256,7 @@ def _chunk(work, name, f, items):
 
     def write_pixels(tmp):
         nonlocal found
-        with h5py.File(tmp, 'w') as h5:
+        with new_h5(tmp) as h5:
             for i in items:
                 found += _fill(h5, rows, left, src, f, i)
 
@@ -361,7 +359,7 @@ def _assemble(work, jobs, split, queries, about):
     cat.save(work / 'catalog.parquet', overwrite=True)
     if len(q := make_queries(cat.where(split='gallery'), **queries)):
         write_queries(work, q, cat, overwrite=True)
-    left.to_csv(work / 'left.csv', index=False)
+    left.map(no_formula).to_csv(work / 'left.csv', index=False)
     if not (books.read + books.skipped + books.failed == books.found).all() or len(cat) != books.read.sum():
         raise RuntimeError(f'the books do not balance; this is a fault of the builder\n{books}')
     record = about | dict(tiles=len(cat), books=books.to_dict('records'))
@@ -370,7 +368,7 @@ def _assemble(work, jobs, split, queries, about):
 
 def _write_links(tmp, keys, shards):
     "Write the main file: a link for every tile."
-    with h5py.File(tmp, 'w') as main:
+    with new_h5(tmp) as main:
         main.attrs['origin'] = ''
         for k, s in zip(keys, shards):
             main[k] = h5py.ExternalLink(s, f'/{k}')
@@ -379,8 +377,6 @@ def _write_links(tmp, keys, shards):
 def _finish(work, folder):
     "Give the finished folder its name, then remove the files of the work."
     close_corpora()
-    for f in work.rglob('*.tmp'):  # of workers that were killed
-        f.unlink()
     sign_folder(work)
     sync_all(work)
     take_place(work, folder)

@@ -409,7 +409,7 @@ def find_scenes(
         return _web_scenes(path, declared)
     root = Path(path)
     if not root.exists():
-        raise NotFoundError(f'{root} is not a folder; check the path')
+        raise NotFoundError(f'{root} is not there; check the path')
     files = list(walk_files(root)) if root.is_dir() and root.suffix != '.zarr' else [root]
     found.files, top = len(files), root if root.is_dir() else root.parent
     found.root = str(top)

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -137,7 +137,7 @@ class _Layers:
             )
 
     def _missing(self, d):
-        return self.scene.nodata if self.scene.nodata is not None else d.nodata
+        return d.nodata if self.scene.nodata is None else self.scene.nodata
 
     def _on_grid(self, d, numbers):
         "A function that reads a window of some bands of a file on the common grid; NaN is missing."
@@ -238,12 +238,9 @@ def _sample(r):
     "Up to nine windows across the scene, without those that are broken or more than half empty."
     some = []
     for i in np.unique(np.linspace(0, len(r.corners) - 1, 9).astype(int)):
-        try:
-            x, _ = r.read(*r.corners[i])
-        except RasterioError:
-            continue
-        if np.isfinite(x).mean() > 0.5:
-            some.append(x)
+        with suppress(RasterioError):
+            some.append(r.read(*r.corners[i])[0])
+    some = [x for x in some if np.isfinite(x).mean() > 0.5]
     return np.concatenate(some, 2) if some else None
 
 

@@ -72,6 +72,10 @@ def test_linear_radar_becomes_db(tmp_path):
     t = tile(S1)
     t.pixels = power
     path = write_geotiff(t, tmp_path / 'power.tif')
+    with pytest.raises(InputError, match='declared dB but look like'):  # what our own file says of its unit
+        read_geotiff(path)
+    with rasterio.open(path, 'r+') as d:
+        d.units = ('', '')
     with pytest.raises(InputError, match="unit='linear'"):  # both echoes alike: the pixels do not decide
         read_geotiff(path)
     t = read_geotiff(path, unit='linear')
