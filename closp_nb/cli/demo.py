@@ -34,6 +34,7 @@ def _archive(out, n, seed, tiles, offline, workers):
         mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
         found.append(mine)
         notes += [to_shell(line, []) for line in left.lines()]
+        left.save(out / 'left.csv')
     for line in notes:
         print(f'   note: {line}')
     real = Catalog.concat(found) if found else None

@@ -34,11 +34,13 @@ def _tiles(folder, facts, strict):
     return cat, report
 
 
-def _left_note(report, folder):
-    "Write what was left out into an index folder, and say so."
+def _left_note(report, folder, before=''):
+    "Write what was left out into an index folder, below what was there, and say so."
     if report is None or not len(report):
+        if before:
+            (Path(folder) / 'left.csv').write_text(before, encoding='utf-8')
         return ''
-    report.save(Path(folder) / 'left.csv')
+    report.save(Path(folder) / 'left.csv', before)
     return f"; {len(report)} left out, see {Path(folder) / 'left.csv'}"
 
 
@@ -111,9 +113,11 @@ def add_command(
     with lock_target(index, wait=None):
         ix = Index.load(index)  # somebody else may have changed it meanwhile
         renamed += _rename_strangers(cat, ix.cat, folder)
+        table = Path(index) / 'left.csv'
+        before = table.read_text(encoding='utf-8') if table.exists() else ''
         new = ix.add(m, cat, z, replace)
         new.save(index, overwrite=True)
-        left = _left_note(report, index)
+        left = _left_note(report, index, before)
     notes = [f'{len(cat)} tiles added']
     if replace:
         notes.append(f'{len(ix) + len(cat) - len(new)} of them replaced')
@@ -130,8 +134,8 @@ def _rename_strangers(cat, there, folder):
     other = [s != '' and homes.get(i, p) != p for i, p, s in zip(own.id, here, own.scene)]
     prefix = Path(folder.partition('?')[0]).resolve().name
     cat.frame['id'] = [f'{prefix}/{i}' if o else i for i, o in zip(own.id, other)]
-    if twice := sorted(set(cat.frame['id'][other]) & {i for i, p in homes.items()}):
-        raise InputError(f"{twice[0]} is in the index from another folder, too; rename {folder}, or index it alone")
+    if twice := [i for i, p, o in zip(cat.table.id, here, other) if o and homes.get(i, p) != p]:
+        raise InputError(f'{twice[0]} is in the index from another folder, too; rename {folder}, or index it alone')
     return sum(other)
 
 

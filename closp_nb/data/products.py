@@ -340,7 +340,7 @@ def _stac_scenes(source, collection, declared, root='', walked=True):
         web = '://' in str(source)
         base = '' if web else os.path.dirname(os.path.abspath(source))
         source = read_stac(source)
-    items = [i for i in stac_items(source) if collection is None or getattr(i, 'collection_id', None) == collection]
+    items = [i for i in stac_items(source) if isinstance(i, tuple) or collection in (None, i.collection_id)]
     if not items:
         of = f' of collection {collection!r}' if collection else ''
         raise NotFoundError(f'no items{of} in this STAC source; check the search')
@@ -413,7 +413,7 @@ def find_scenes(
         return _web_scenes(path, declared)
     root = Path(path)
     if not root.exists():
-        raise NotFoundError(f'{root} is not a folder; check the path')
+        raise NotFoundError(f'{root} is not there; check the path')
     top = root if root.is_dir() else root.parent
     found.root = str(top)
     files = list(walk_files(root, found.closed)) if root.is_dir() and root.suffix != '.zarr' else [root]
