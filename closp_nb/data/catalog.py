@@ -110,7 +110,7 @@ def _read(path):
     pa.default_memory_pool().release_unused()  # what unpacking the file took goes back to the system
     return table[[n for n in f.schema_arrow.names if n != 'geometry']], wkb
 
-
+# %% ../../nbs/1_data/14_catalog.ipynb #d1c0a402
 def _shapes(wkb):
     "Shapes from their bytes, in pieces, or all bytes would be Python objects at once."
     starts = range(0, len(wkb), 50_000)
