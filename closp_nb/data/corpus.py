@@ -25,7 +25,7 @@ from ..sensors import S1, S2, S2L1C, Tile
 from ..units import convert
 from ..names import as_sensor
 from ..evidence import Declared, split_declared
-from .hdf5 import close_corpora, read_corpus, to_layout_split, write_tile
+from .hdf5 import close_corpora, new_h5, read_corpus, to_layout_split, write_tile
 from .rasters import check_labels
 from .scenes import decide, scene_tiles
 from .products import find_scenes
@@ -226,8 +226,11 @@ def _fit(t, layout, folder):
 def _write_and_rename(work, name, end, write):
     "Write a file under a passing name, then give it its own."
     tmp = work / f'{name}.{os.getpid()}.tmp'
-    write(tmp)
-    os.replace(tmp, work / f'{name}{end}')
+    try:
+        write(tmp)
+        os.replace(tmp, work / f'{name}{end}')
+    finally:
+        tmp.unlink(missing_ok=True)
 
 
 def _fill(h5, rows, left, src, f, item):
@@ -257,7 +260,7 @@ def _chunk(work, name, f, items):
 
     def write_pixels(tmp):
         nonlocal found
-        with h5py.File(tmp, 'w') as h5:
+        with new_h5(tmp) as h5:
             for i in items:
                 found += _fill(h5, rows, left, src, f, i)
 
@@ -369,7 +372,7 @@ def _assemble(work, jobs, split, queries, about):
 
 def _write_links(tmp, keys, shards):
     "Write the main file: a link for every tile."
-    with h5py.File(tmp, 'w') as main:
+    with new_h5(tmp) as main:
         main.attrs['origin'] = ''
         for k, s in zip(keys, shards):
             main[k] = h5py.ExternalLink(s, f'/{k}')
