@@ -230,13 +230,10 @@ def _write_and_rename(work, name, end, write):
 
 def _fill(h5, rows, left, src, f, item):
     "Read one item into an open chunk."
-    got = read_item(src, f.folder, item)
-    if not got:
-        got = [Skipped('/'.join((f.layout, *item)), 'failed', 'the reader gave nothing for it; please report this')]
-    for t in got:
-        if isinstance(t, Skipped):
-            left.append(t)
-            continue
+    nothing = Skipped('/'.join((f.layout, *item)), 'failed', 'the reader gave nothing for it; please report this')
+    got = read_item(src, f.folder, item) or [nothing]
+    left += [t for t in got if isinstance(t, Skipped)]
+    for t in [t for t in got if not isinstance(t, Skipped)]:
         try:
             t = _fit(t, f.layout, f.name)
             row = tile_row(t, Path('crisislandmark.h5'), t.id, 'gallery')
@@ -368,7 +365,6 @@ def _assemble(work, jobs, split, queries, about):
 def _write_links(tmp, keys, shards):
     "Write the main file: a link for every tile."
     with new_h5(tmp) as main:
-        main.attrs['origin'] = ''
         for k, s in zip(keys, shards):
             main[k] = h5py.ExternalLink(s, f'/{k}')
 
