@@ -109,7 +109,7 @@ def yaml_declared(
         return {}
     try:
         d = yaml.safe_load(f.read_text(encoding='utf-8')) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as e:
         raise InputError(f'{f} is no YAML ({type(e).__name__}); write lines such as unit: linear') from e
     if not isinstance(d, dict):
         raise InputError(f'{f} holds no names and values; write lines such as unit: linear')
