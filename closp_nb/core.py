@@ -6,8 +6,8 @@
 __all__ = ['MARK', 'WAIT', 'ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError',
            'MissingDependencyError', 'DivergedError', 'sign_folder', 'check_writable', 'check_disjoint', 'lock_target',
            'put_back', 'note_output', 'take_place', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text',
-           'read_rows', 'stored_path', 'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded',
-           'Skipped', 'check_space', 'printable', 'no_formula']
+           'read_rows', 'stored_path', 'follow_parent', 'leave_interrupts', 'process_pool', 'InPath', 'OutPath',
+           'note_input', 'guarded', 'Skipped', 'check_space', 'printable', 'no_formula']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
@@ -541,6 +541,17 @@ def follow_parent(*_) -> None:  # takes what a pool's or a loader's start passes
 
 
 @contextmanager
+def leave_interrupts() -> Iterator[None]:
+    "Let the processes that are started in the block leave Ctrl-C to this one, from their first moment."
+    mask = getattr(signal, 'pthread_sigmask', lambda *_: ())
+    before = mask(getattr(signal, 'SIG_BLOCK', 0), {signal.SIGINT})
+    try:
+        yield
+    finally:
+        mask(getattr(signal, 'SIG_SETMASK', 0), before)
+
+
+@contextmanager
 def process_pool(
     workers: int,
 ) -> Iterator:  # a ProcessPoolExecutor
@@ -549,6 +560,8 @@ def process_pool(
 
     with ProcessPoolExecutor(workers, initializer=follow_parent) as pool:
         try:
+            with leave_interrupts():
+                pool.submit(int).result()  # now all of them start
             yield pool
         except BaseException:
             started = list((pool._processes or {}).values())

@@ -22,6 +22,7 @@ from closp_nb.data.catalog import Catalog, open_catalog  # noqa: E402, this chec
 from closp_nb.models.closp import new_model  # noqa: E402
 from closp_nb.models.config import CLOSP_NB  # noqa: E402
 from closp_nb.models.folder import fingerprint, load_model, save_model  # noqa: E402
+from closp_nb.models.inference import embed  # noqa: E402
 from closp_nb.search.index import Index  # noqa: E402
 from closp_nb.synthetic.archives import ARCHIVE_WRITERS  # noqa: E402
 from closp_nb.synthetic.world import build_world  # noqa: E402
@@ -38,6 +39,15 @@ def start(argv):
         text=True,
         start_new_session=True,
     )
+
+
+def end(p, rng):
+    "End a command: all its processes, or the main process alone, by a signal that it can catch or not."
+    if rng.random() < 0.5:
+        os.killpg(p.pid, signal.SIGKILL)
+    else:
+        p.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
+    p.communicate()
 
 
 def files(folder):
@@ -74,20 +84,20 @@ def prepare(d):
     save_model(model, d / 'model')
     Index.build(model, cat, model_folder=d / 'model', progress=False).save(d / 'old')
 
-    def embed(out):
+    def vectors_of(out):
         return ['embed', d / 'world', '--model', d / 'model', '--out', out, '--part', 8]
 
     def train(out):
         change = 'text_encoder=tiny,epochs=3,batch_size=8'
         return ['train', d / 'world', '--out', out, '--change', change, '--checkpoint_steps', 3]
 
-    command = [sys.executable, '-m', 'closp_nb.cli.main', *map(str, embed(d / 'vectors'))]
+    command = [sys.executable, '-m', 'closp_nb.cli.main', *map(str, vectors_of(d / 'vectors'))]
     subprocess.run(command, env=ENV, check=True, capture_output=True)
     folders = [d / 'mmflood', d / 'quakeset', d / 'bigearthnet-v2']
     return {
         'corpus': (lambda out: ['corpus', 'build', out, *folders, '--workers', 1], corpus),
         'train': (train, run),
-        'embed': (embed, vectors),
+        'embed': (vectors_of, vectors),
         'index': (lambda out: ['index', d / 'vectors', '--model', d / 'model', '--out', out], index),
     }
 
@@ -106,8 +116,7 @@ def attack(name, command, look, kills, d, rng):
         try:
             said = p.communicate(timeout=rng.uniform(0.2, 1.1) * took)[1]
         except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            p.communicate()
+            end(p, rng)
             done += 1
         else:
             finished += 1
@@ -131,48 +140,76 @@ def attack(name, command, look, kills, d, rng):
         found.append(f'at last: {said[-300:]}')
     elif look(out) != want:
         found.append('at last: another result')
-    print(
-        f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker, {len(found)} findings',
-        *found,
-        sep='\n   ',
-        flush=True,
-    )
-    return found
+    return tell(f'{name}: {took:.1f} s in peace, {done} kills, {finished} runs that were quicker', found)
 
 
 def adding(kills, d, rng):
-    "`closp add` and `closp remove` on an index that people ask: it is the old one or the new one."
+    "`closp add`, `remove` and `calibrate` on an index that people ask: it is the old one or the new one."
     old, found, quick, done = len(Index.load(d / 'old')), [], 0, 0
     ids = open_catalog(d / 'more', progress=False).table.id
     (d / 'ids.csv').write_text('\n'.join(['id', *ids]))
-    both = {True: ['add', d / 'old', d / 'more'], False: ['remove', d / 'old', d / 'ids.csv']}
+    more, less, curve = ['add', d / 'old', d / 'more'], ['remove', d / 'old', d / 'ids.csv'], ['calibrate', d / 'old']
     begun = time.time()
-    start(both[True]).communicate()
+    start(more).communicate()
     took, whole = time.time() - begun, len(Index.load(d / 'old'))
     assert whole == old + len(ids)
     while done < kills:
-        p = start(both[index(d / 'old')[0] == old])
+        was = Index.load(d / 'old').about
+        words = [*curve, d / 'world'] if rng.random() < 0.3 else more if was['count'] == old else less
+        p = start(words)
         try:
-            p.communicate(timeout=rng.uniform(0.3, 1) * took)
+            said = p.communicate(timeout=rng.uniform(0.3, 1) * took)[1]
         except subprocess.TimeoutExpired:
-            os.killpg(p.pid, signal.SIGKILL)
-            p.communicate()
+            end(p, rng)
             done += 1
         else:
             quick += 1
+            if p.returncode:
+                found.append(f'kill {done}: {words[0]} says {said[-300:]}')
         try:
-            n = index(d / 'old')[0]
+            n, now = index(d / 'old')[0], Index.load(d / 'old').about
         except Exception as e:
             found.append(f'kill {done}: {type(e).__name__} {e}')
             break
-        if n not in (old, whole):
+        if n not in (old, whole) or words[0] == 'calibrate' and n != was['count']:
             found.append(f'kill {done}: {n} tiles, {old} or {whole} expected')
-    print(
-        f'add and remove: {took:.1f} s in peace, {done} kills, {quick} runs that were quicker, {len(found)} findings',
-        *found,
-        sep='\n   ',
-        flush=True,
-    )
+        if 'calibration' in was and 'calibration' not in now:
+            found.append(f'kill {done}: the calibration is lost')
+    return tell(f'add, remove, calibrate: {took:.1f} s in peace, {done} kills, {quick} runs that were quicker', found)
+
+
+def two(rounds, d, rng):
+    "Two writers at one moment on one index, one of them killed at times: nothing that was said to be done is lost."
+    cat, found, done, refused, killed = open_catalog(d / 'more', progress=False), [], 0, 0, 0
+    model, shares = load_model(d / 'model'), [cat.take(range(5)), cat.take(range(5, 10))]
+    truth = dict(zip(cat.table.id, embed(model, cat, progress=False)))
+    for n, c in enumerate(shares):
+        c.save(d / f'share{n}.parquet', overwrite=True)
+    world = open_catalog(d / 'world', progress=False)
+    old = Index.build(model, world, model_folder=d / 'model', progress=False)
+    for i in range(rounds):
+        ix = d / f'two{i}'
+        old.save(ix)
+        writers = [start(['add', ix, d / f'share{n}.parquet']) for n in range(2)]
+        if rng.random() < 0.3:
+            time.sleep(rng.uniform(2, 6))
+            end(writers[0], rng)
+            killed += 1
+        codes = [p.wait() for p in writers]
+        now = Index.load(ix, whole=True)
+        ids, z = now.cat.table.id.tolist(), now.vectors(range(len(now)))
+        for n, c in enumerate(shares):
+            if codes[n] == 0 and not set(c.table.id) <= set(ids):
+                found.append(f'round {i}: writer {n} said that it was done, and its tiles are not there')
+        if any(k in truth and not np.allclose(truth[k], v, atol=1e-4) for k, v in zip(ids, z)):
+            found.append(f'round {i}: a tile has the vector of another')
+        done += codes == [0, 0]
+        refused += 1 in codes
+    return tell(f'two writers: {rounds} rounds, {done} both done, {refused} refused one, {killed} with a kill', found)
+
+
+def tell(what, found):
+    print(f'{what}, {len(found)} findings', *found, sep='\n   ', flush=True)
     return found
 
 
@@ -181,7 +218,8 @@ if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as tmp:
         d = Path(tmp)
         jobs = prepare(d)
-        bad = [n for n in names or jobs if n != 'add' and attack(n, *jobs[n], kills, d, rng)]
-        if not names or 'add' in names:
-            bad += ['add'] * bool(adding(kills, d, rng))
+        bad = [n for n in names or jobs if n in jobs and attack(n, *jobs[n], kills, d, rng)]
+        for name, job in (('add', adding), ('two', two)):
+            if not names or name in names:
+                bad += [name] * bool(job(kills, d, rng))
     sys.exit(bool(bad))

@@ -26,6 +26,7 @@ from closp_nb.core import (
     NotFoundError,
     atomic_folder,
     check_space,
+    leave_interrupts,
     lock_target,
     note_input,
 )
@@ -178,7 +179,9 @@ def _client(scheduler, workers):
         with _connect(scheduler) as client:
             yield client
     else:
-        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as c, Client(c) as client:
+        with leave_interrupts():
+            cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        with cluster, Client(cluster) as client:
             yield client
 
 

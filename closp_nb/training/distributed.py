@@ -7,11 +7,13 @@ __all__ = ['rank_and_world_size', 'all_gather_with_grad', 'DistributedContrastiv
 
 # %% ../../nbs/4_training/44_distributed.ipynb #35409d6c
 import json
+import multiprocessing
 import os
 import pickle
 import tempfile
 from contextlib import contextmanager
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Callable, Iterator
 import torch
@@ -20,7 +22,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from fastai.callback.core import Callback
 from .. import core
-from ..core import ClospError, InputError, follow_parent
+from ..core import ClospError, InputError, follow_parent, leave_interrupts
 
 # %% ../../nbs/4_training/44_distributed.ipynb #b8d6d8e3
 def rank_and_world_size() -> tuple[int, int]:  # number of this process, and how many there are
@@ -147,13 +149,17 @@ def _work(rank, world_size, folder, job, threads):
 # %% ../../nbs/4_training/44_distributed.ipynb #06ccc711
 def _spawn(processes, args):
     "Run the work in processes that end with this one, and at once if one fails or Ctrl-C comes."
-    context = mp.spawn(_work, args, processes, join=False)
+    others = multiprocessing.active_children()
+    resource_tracker.ensure_running()  # it lets interrupts pass when it starts
     try:
+        with leave_interrupts():
+            context = mp.spawn(_work, args, processes, join=False)
         while not context.join():
             pass
     finally:
-        for p in context.processes:
-            p.kill()
+        for p in multiprocessing.active_children():
+            if p not in others:
+                p.kill()
 
 
 def launch(

@@ -331,7 +331,7 @@ CELL = 80  # lines of an export cell
 LONG = {
     'data.archives': 550,  # one registry of nine readers
     'data.products': 470,  # one door for all products
-    'core': 540,  # what every room needs: errors, files, text, processes
+    'core': 580,  # what every room needs: errors, files, text, processes
 }
 
 
