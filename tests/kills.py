@@ -79,6 +79,7 @@ def prepare(d):
         ARCHIVE_WRITERS[key](d / key)
     cat = build_world(d / 'world', 160, train_frac=0.5, geotiffs=0, progress=False)
     more = build_world(d / 'more', 120, seed=1, geotiffs=0, progress=False)
+    build_world(d / 'labelled', 240, seed=2, train_frac=0.9, geotiffs=0, progress=False)
     assert not set(more.table.id) & set(cat.table.id)
     model = new_model(CLOSP_NB.change(text_encoder='tiny')).eval()
     save_model(model, d / 'model')
@@ -155,7 +156,7 @@ def adding(kills, d, rng):
     assert whole == old + len(ids)
     while done < kills:
         was = Index.load(d / 'old').about
-        words = [*curve, d / 'world'] if rng.random() < 0.3 else more if was['count'] == old else less
+        words = [*curve, d / 'labelled'] if rng.random() < 0.3 else more if was['count'] == old else less
         p = start(words)
         try:
             said = p.communicate(timeout=rng.uniform(0.3, 1) * took)[1]
