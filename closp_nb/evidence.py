@@ -81,7 +81,7 @@ def read_declared(
             if k in ('scale', 'offset', 'nodata'):
                 out[k] = float(v)
             elif k == 'bands':
-                out[k] = tuple(v) if isinstance(v, (list, tuple)) else str(v)
+                out[k] = tuple(v) if isinstance(v, (list, tuple)) else tuple(str(v).replace(' ', '').split(','))
             else:
                 out[k] = str(v)
         except (TypeError, ValueError) as e:

@@ -107,6 +107,8 @@ def ben_labels(
 ) -> tuple[tuple, str]:  # labels and time, empty if there is no such file; raises `DamagedError`
     "Read the JSON that BigEarthNet v1 puts beside its bands."
     for f in Path(folder).glob('*_labels_metadata.json'):
+        if not f.is_file():
+            continue
         try:
             d = json.loads(f.read_text(encoding='utf-8'))
             time = np.datetime64((d.get('acquisition_date') or d['acquisition_time']).replace(' ', 'T'), 's')
@@ -421,6 +423,8 @@ def find_scenes(
     for f in files:
         if not str(f).isprintable() or any('\udc80' <= c <= '\udcff' for c in str(f)):
             found.refuse(ascii(f.name), 'its name is no text (UTF-8); rename it')
+        elif not (f.is_file() or f.is_dir()):
+            found.refuse(f, 'is no file but a pipe, a device or a link to nothing; take it away')
         elif file_kind(f).startswith('leftovers'):
             found.other[file_kind(f)] += 1
         elif f.suffix.lower() in PACKED:
