@@ -22,7 +22,7 @@ def local_path(
 ) -> Path | None:  # None for an address
     "Return the file on this disk in which a raster lies."
     text = str(raster)
-    if m := re.match(r'/vsizip/\{(.*?)\}', text) or re.match(r'(?:NETCDF|ZARR):"(.*?)"', text):
+    if m := re.match(r'/vsizip/\{(.*?)\}', text) or re.match(r'(?i)(?:netcdf|zarr):"?(.+?)"?:[^:]+$', text):
         return Path(m[1])
     return None if text.startswith('/vsi') or '://' in text else Path(text)
 
@@ -166,7 +166,8 @@ class Report:
             reasons.setdefault(re.sub(r'\S*[/\\.@\d]\S*', '', o.reason)[:60], []).append(o)
         return out + [f'left out {len(os)}: {os[0].id}: {os[0].reason}' for os in reasons.values()]
 
-    def save(self, path: str | Path) -> None:
-        "Write what was left out as a table."
-        table = pd.DataFrame([(o.id, o.kind, o.reason) for o in self.left], columns=['id', 'kind', 'reason'])
-        table.to_csv(path, index=False)
+    def save(self, path: str | Path, before: str = '') -> None:
+        "Write what was left out as a table, below the text of an older one."
+        rows = [(o.id, o.kind, o.reason) for o in self.left]
+        text = pd.DataFrame(rows, columns=['id', 'kind', 'reason']).to_csv(index=False, header=not before)
+        Path(path).write_text(before + text, encoding='utf-8')

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import urlopen
 from .core import ClospError, DamagedError, InputError, MissingDependencyError, NotFoundError, stored_path
 from .names import band_name
 
@@ -124,6 +125,16 @@ def _local_io(host):
             if '://' in href and not href.startswith('file://') and urlparse(href).netloc != host:
                 raise InputError(f'a link leads to {urlparse(href).netloc}, which nobody named; fetch the items first')
             return super().read_text(source, *args, **kwargs)
+
+        def read_text_from_href(self, href):
+            if '://' not in href or href.startswith('file://'):
+                return super().read_text_from_href(href)
+            try:
+                with urlopen(href, timeout=30) as f:
+                    return f.read().decode('utf-8')
+            except OSError as e:
+                why = getattr(e, 'reason', e)
+                raise NotFoundError(f'{href.partition("?")[0]} cannot be read ({why}); check the address') from e
 
     return LocalIO()
 

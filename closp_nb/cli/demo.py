@@ -7,7 +7,8 @@ __all__ = ['RESULTS', 'QUERIES', 'demo_command']
 
 # %% ../../nbs/8_commands/85_demo.ipynb #8bcd5dd9
 from pathlib import Path
-from ..core import ClospError, InputError, NotFoundError, atomic_write, check_disjoint, check_writable
+from ..core import ClospError, InputError, NotFoundError, atomic_folder, check_disjoint, check_writable
+from .corpus import to_shell
 
 # %% ../../nbs/8_commands/85_demo.ipynb #388ccf45
 RESULTS = 'text kind metric value random relevant untrained gallery tiles archive'.split()  # columns of results.csv
@@ -32,7 +33,8 @@ def _archive(out, n, seed, tiles, offline, workers):
     if tiles:
         mine, left = Catalog.from_rasters(tiles, source=f'folder {Path(tiles).name}')
         found.append(mine)
-        notes += left.lines()
+        notes += [to_shell(line, []) for line in left.lines()]
+        left.save(out / 'left.csv')
     for line in notes:
         print(f'   note: {line}')
     real = Catalog.concat(found) if found else None
@@ -151,8 +153,7 @@ def demo_command(
     check_writable(out, force)
     blank = new_model(r).eval()  # an unknown encoder or a missing text model is refused before the work starts
     try:
-        with atomic_write(out, force) as tmp:
-            tmp.mkdir()
+        with atomic_folder(out, force) as tmp:
             world, real = _archive(tmp, n, seed, tiles, offline, workers)
             print(
                 f'3. training on {(world.frame.split == "train").sum()} tiles: recipe {r.name}, '
@@ -173,7 +174,7 @@ def demo_command(
     finally:
         close_corpora()  # also when it was refused: the folder is gone, so must be the open files
     print(
-        f'\n{page}\n(mean over queries, 95 % bootstrap interval over queries; '
+        f'\n{page}\n(mean over n queries, 95 % interval; '
         'random is a blind ranking, untrained the same network before training)\n'
     )
     for q, h in hits.items():

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from .. import __version__
 from ..core import DamagedError, IncompatibleError, InputError, NotFoundError
-from ..core import atomic_write, check_disjoint, check_writable
+from ..core import atomic_folder, atomic_write, check_disjoint, check_writable
 
 # %% ../../nbs/8_commands/84_evaluate.ipynb #523fc6f5
 def _opened(index, model, catalog, queries, **kw):
@@ -119,8 +119,7 @@ def evaluate_command(
         date=date.today().isoformat(),
         version=__version__,
     )
-    with atomic_write(out, force) as tmp:
-        tmp.mkdir()
+    with atomic_folder(out, force) as tmp:
         notes = [*task.notes, *getattr(ranker, 'notes', []), *notes]
         notes += _files(tmp, task, best, name) + _pictures(tmp, task, results, best)
         results.to_parquet(tmp / 'results.parquet', index=False)

@@ -9,8 +9,9 @@ __all__ = ['CORPUS_FILES', 'index_command', 'add_command', 'remove_command', 'ca
 import os
 import sys
 from pathlib import Path
-from ..core import DamagedError, InputError, check_disjoint, check_writable, read_rows, read_text
-from .corpus import takes_facts, told_facts
+from ..core import DamagedError, InputError, check_writable, lock_target, read_rows, read_text
+from ..core import InPath, OutPath, guarded
+from .corpus import FACT_OPTIONS, takes_facts, to_shell, told_facts
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b20007
 CORPUS_FILES = ('catalog.parquet', 'rows.parquet', 'crisislandmark.h5')  # one of them makes a folder a corpus
@@ -24,7 +25,7 @@ def _tiles(folder, facts, strict):
         return open_catalog(folder), None
     cat, report = Catalog.from_rasters(folder, **facts)
     for line in report.lines():
-        print(line, file=sys.stderr)
+        print(to_shell(line, FACT_OPTIONS), file=sys.stderr)
     if strict and len(report):
         raise InputError(f'{len(report)} were left out, and none may be (strict=True); the first, {report.first()}')
     few = cat.table.notes.map(lambda notes: next((n for n in notes if ' bands: ' in n), ''))
@@ -33,19 +34,22 @@ def _tiles(folder, facts, strict):
     return cat, report
 
 
-def _left_note(report, folder):
-    "Write what was left out into an index folder, and say so."
+def _left_note(report, folder, before=''):
+    "Write what was left out into an index folder, below what was there, and say so."
     if report is None or not len(report):
+        if before:
+            (Path(folder) / 'left.csv').write_text(before, encoding='utf-8')
         return ''
-    report.save(Path(folder) / 'left.csv')
+    report.save(Path(folder) / 'left.csv', before)
     return f"; {len(report)} left out, see {Path(folder) / 'left.csv'}"
 
 
 @takes_facts
+@guarded
 def index_command(
-    folder: str,  # with images, products or STAC files; or one of them, or its address; a corpus; vectors (closp embed)
-    model: str = 'demo/model',  # model folder
-    out: str = 'index',  # index folder to write
+    folder: InPath,  # images, products or STAC files; or one of them, or its address; a corpus; vectors (closp embed)
+    model: InPath = 'demo/model',  # model folder
+    out: OutPath = 'index',  # index folder to write
     store: str = 'exact',  # or compact (a quarter of the memory), or large (the best few in a millisecond)
     shard: str = '',  # of vectors: 2/5, the second of five equal shares
     strict: bool = False,  # end with an error if anything is left out
@@ -58,19 +62,19 @@ def index_command(
     from closp_nb.search.index import Index
     from closp_nb.search.stores import store_class
 
-    check_disjoint(out, folder)
     store_class(store)
-    check_writable(out, force)  # refused before the work starts
+    check_writable(out, force, folder=True)  # refused before the work starts
     m = load_model(model)
     vectors, report = None, None
-    if (Path(folder) / 'parts.json').exists():
-        cat, vectors = read_parts(folder, m, shard)
-    elif shard:
-        raise InputError(f'{folder} holds no vectors that could be shared out; make them with closp embed')
-    else:
-        cat, report = _tiles(folder, told_facts(kwargs), strict)
-    Index.build(m, cat, vectors, model_folder=model, store=store).save(out, force)
-    note = _left_note(report, out)
+    with lock_target(out):
+        if (Path(folder) / 'parts.json').exists():
+            cat, vectors = read_parts(folder, m, shard)
+        elif shard:
+            raise InputError(f'{folder} holds no vectors that could be shared out; make them with closp embed')
+        else:
+            cat, report = _tiles(folder, told_facts(kwargs), strict)
+        Index.build(m, cat, vectors, model_folder=model, store=store).save(out, force)
+        note = _left_note(report, out)
     print(f'{cat} indexed in {out}{note}\nclosp search "flooded area" --index {out}')
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b2000a
@@ -88,26 +92,38 @@ def _open_with_model(folder, model):
 
 
 @takes_facts
+@guarded
 def add_command(
     index: str,  # index folder
-    folder: str,  # images or a corpus, as for closp index
-    model: str | None = None,  # the model's folder, if it was moved
+    folder: InPath,  # images or a corpus, as for closp index
+    model: InPath | None = None,  # the model's folder, if it was moved
     replace: bool = False,  # tiles whose files are in the index already take the place of the old ones
     strict: bool = False,  # end with an error if anything is left out
     **kwargs,
 ):
     "Add tiles to an index, or replace them; only these are embedded."
+    from closp_nb.models.inference import embed
+    from closp_nb.search.index import Index, old_ids
+
     ix, m = _open_with_model(index, model)
     cat, report = _tiles(folder, told_facts(kwargs), strict)
     renamed = _rename_strangers(cat, ix.cat, folder)
-    new = ix.add(m, cat, replace=replace)
-    new.save(index, overwrite=True)
+    old_ids(ix, cat, replace)  # refused before the work starts
+    z = embed(m, cat)
+    with lock_target(index, wait=None):
+        ix = Index.load(index)  # somebody else may have changed it meanwhile
+        renamed += _rename_strangers(cat, ix.cat, folder)
+        table = Path(index) / 'left.csv'
+        before = table.read_text(encoding='utf-8') if table.exists() else ''
+        new = ix.add(m, cat, z, replace)
+        new.save(index, overwrite=True)
+        left = _left_note(report, index, before)
     notes = [f'{len(cat)} tiles added']
     if replace:
         notes.append(f'{len(ix) + len(cat) - len(new)} of them replaced')
     if renamed:
         notes.append(f'{renamed} got the name of their folder, since other files bear their names')
-    print(f"{', '.join(notes)}; {len(new)} in {index}{_left_note(report, index)}")
+    print(f"{', '.join(notes)}; {len(new)} in {index}{left}")
 
 # %% ../../nbs/8_commands/82_index.ipynb #82a60008
 def _rename_strangers(cat, there, folder):
@@ -118,8 +134,8 @@ def _rename_strangers(cat, there, folder):
     other = [s != '' and homes.get(i, p) != p for i, p, s in zip(own.id, here, own.scene)]
     prefix = Path(folder.partition('?')[0]).resolve().name
     cat.frame['id'] = [f'{prefix}/{i}' if o else i for i, o in zip(own.id, other)]
-    if twice := sorted(set(cat.frame['id'][other]) & {i for i, p in homes.items()}):
-        raise InputError(f"{twice[0]} is in the index from another folder, too; rename {folder}, or index it alone")
+    if twice := [i for i, p, o in zip(cat.table.id, here, other) if o and homes.get(i, p) != p]:
+        raise InputError(f'{twice[0]} is in the index from another folder, too; rename {folder}, or index it alone')
     return sum(other)
 
 
@@ -150,26 +166,33 @@ def remove_command(
     "Remove tiles from an index."
     from closp_nb.search.index import Index
 
-    ix, gone = Index.load(index), _ids([ids] if isinstance(ids, str) else list(ids))
-    new = ix.remove(gone)
-    new.save(index, overwrite=True)
+    Index.load(index)
+    gone = _ids([ids] if isinstance(ids, str) else list(ids))
+    with lock_target(index, wait=None):
+        new = Index.load(index).remove(gone)
+        new.save(index, overwrite=True)
     print(f'{len(gone)} tiles removed; {len(new)} in {index}')
 
 # %% ../../nbs/8_commands/82_index.ipynb #d0b2000d
+@guarded
 def calibrate_command(
     index: str,  # index folder
-    corpus: str,  # with labelled training tiles; best the one that trained the model
-    model: str | None = None,  # the model's folder, if it was moved
+    corpus: InPath,  # with labelled training tiles; best the one that trained the model
+    model: InPath | None = None,  # the model's folder, if it was moved
 ):
     "Learn from labelled tiles how often a score is right, so that each hit carries a probability."
     from closp_nb.data.catalog import open_catalog
     from closp_nb.data.splits import train_valid_split
+    from closp_nb.models.inference import embed
     from closp_nb.search.calibration import calibrate
+    from closp_nb.search.index import Index
 
-    ix, m = _open_with_model(index, model)
+    _, m = _open_with_model(index, model)
     _, aside = train_valid_split(open_catalog(corpus), m.recipe.data.valid_frac, m.recipe.seed)
-    new = calibrate(ix, m, aside)
-    new.save(index, overwrite=True)
+    z = embed(m, aside)
+    with lock_target(index, wait=None):
+        new = calibrate(Index.load(index), m, aside, z)
+        new.save(index, overwrite=True)
     for sensor, c in new.about['calibration'].items():
         print(
             f"{sensor}: {c['tiles']} tiles, {c['questions']} questions, {c['right']:.0%} right; "

@@ -391,7 +391,7 @@ def scene_names(
     return names
 
 
-def _scene_rows(found, root, split, source, progress):
+def _scene_rows(found, root, split, source, progress, plain=True):
     "Rows about all tiles of the scenes of a place, and a report of what was left out."
     labels, bad = read_labels(root)
     rows, report, source = [], Report(found), source or root.resolve().name
@@ -399,7 +399,7 @@ def _scene_rows(found, root, split, source, progress):
     for s, name in zip(tqdm(found.scenes, desc=f'scan {root.name}', disable=not progress), names):
         told, more, left = labels.pop(name, None), [], []
         try:
-            walk = walk_scene(s)
+            walk = walk_scene(s, plain=plain)
             s = next(walk)
             text = s.to_text()
             for t in walk:
@@ -429,7 +429,9 @@ def _scene_rows(found, root, split, source, progress):
 def _read_place(place, facts, split, source, progress):
     "The catalog of all tiles of a place, and a report; raises `NotFoundError`."
     found = find_scenes(place, **facts)
-    rows, report = _scene_rows(found, Path(split_declared(place)[0]), split, source, progress)
+    path, said = split_declared(place)
+    plain = facts.get('sensor', said.get('sensor')) != 's2l1c'
+    rows, report = _scene_rows(found, Path(path), split, source, progress, plain)
     if not rows:
         raise NotFoundError(f'no tile was found in {place}: {report.first()}')
     return to_catalog(rows), report

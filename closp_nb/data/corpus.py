@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from ..core import check_disjoint, check_writable, ClospError, DamagedError, IncompatibleError, InputError
-from ..core import NotFoundError, Skipped
+from ..core import no_formula, NotFoundError, Skipped
 from ..sensors import S1, S2, S2L1C, Tile
 from ..units import convert
 from ..names import as_sensor
@@ -360,7 +360,7 @@ def _assemble(work, jobs, split, queries, about):
     cat.save(work / 'catalog.parquet', overwrite=True)
     if len(q := make_queries(cat.where(split='gallery'), **queries)):
         write_queries(work, q, cat, overwrite=True)
-    left.to_csv(work / 'left.csv', index=False)
+    left.map(no_formula).to_csv(work / 'left.csv', index=False)
     if not (books.read + books.skipped + books.failed == books.found).all() or len(cat) != books.read.sum():
         raise RuntimeError(f'the books do not balance; this is a fault of the builder\n{books}')
     record = about | dict(tiles=len(cat), books=books.to_dict('records'))

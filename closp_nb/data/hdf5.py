@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import h5py
 import hdf5plugin
-from ..core import ClospError, DamagedError, InputError, NotFoundError, atomic_write
+from ..core import ClospError, DamagedError, InputError, NotFoundError, atomic_folder
 from ..sensors import check_pixels, S1, S2, TILE, Tile
 from ..units import to_unit
 from ..geodesy import from_lonlat, to_lonlat
@@ -277,8 +277,7 @@ def write_corpus(
 ) -> Path:  # of the folder
     "Write tiles as an HDF5 corpus in the layout of CrisisLandMark."
     close_corpora()  # a corpus that is replaced must not stay open
-    with atomic_write(folder, overwrite=overwrite) as tmp:
-        tmp.mkdir()
+    with atomic_folder(folder, overwrite=overwrite) as tmp:
         shards, rows = {}, []
         with h5py.File(tmp / 'crisislandmark.h5', 'w') as main:
             main.attrs['origin'] = origin

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
-from ..core import DamagedError, InputError, NotFoundError, atomic_write, check_writable
+from ..core import DamagedError, InputError, NotFoundError, atomic_folder, atomic_write, check_writable
 from ..labels import CRISIS_LABELS, LABELS, caption, multihot
 from ..geodesy import km_between, place_block, to_xyz
 from .catalog import Catalog
@@ -122,8 +122,7 @@ def write_queries(
     for name in ('queries.jsonl', 'qrels'):
         check_writable(folder / name, overwrite=overwrite)
     ids, rel = c.table.id.to_numpy(object), relevance(queries, c, sparse=True)
-    with atomic_write(folder / 'qrels', overwrite=overwrite) as tmp:
-        tmp.mkdir()
+    with atomic_folder(folder / 'qrels', overwrite=overwrite) as tmp:
         files = (tmp / 'corpus.tsv', tmp / 'corpus.trec')
         with open(files[0], 'w', encoding='utf-8') as tsv, open(files[1], 'w', encoding='utf-8') as trec:
             tsv.write('query-id\tcorpus-id\tscore\n')

@@ -435,6 +435,8 @@ def write_geotiff(
     ):
         d.write(x)
         d.descriptions = tile.bands
+        if s.unit == 'dB':
+            d.units = ('dB',) * n
         d.update_tags(
             offset='0',
             id=tile.id,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
-from ..core import ClospError, DamagedError, InputError, atomic_write
+from ..core import ClospError, DamagedError, InputError, atomic_folder
 from ..sensors import ALL_SENSORS, show_tiles
 from ..labels import collision_share, LABELS
 from ..evidence import guess_lines, guesses
@@ -287,8 +287,7 @@ def draw_report(
         collisions=lambda: draw_collisions(cat),
         tiles=lambda: draw_sample(cat, sample_rows(cat)),
     )
-    with atomic_write(folder, overwrite=overwrite) as tmp:
-        tmp.mkdir()
+    with atomic_folder(folder, overwrite=overwrite) as tmp:
         for name, draw in draws.items():
             draw().savefig(tmp / f'{name}.png', dpi=110)
     return [Path(folder) / f'{name}.png' for name in draws]

@@ -10,7 +10,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 from scipy.ndimage import binary_dilation
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
-from ..sensors import S2RGB, Sensor, TILE, Tile, sensor
+from ..sensors import S2, S2L1C, S2RGB, Sensor, TILE, Tile, sensor
 from ..units import check_unit, convert, settle_offset
-from ..names import select_bands, spread_bands
+from ..names import place_bands
 from ..geodesy import to_lonlat
 from ..evidence import settle
 from ..places import display_name, local_path
@@ -64,8 +64,7 @@ class Scene:
 
     def check(self) -> 'Scene':
         "Open every file's head; returns the scene, or raises a `ClospError` that says which file and why."
-        with ExitStack() as stack:
-            _Rasters(self, stack)
+        self.windows()
         return self
 
     def windows(self) -> Sequence[tuple[int, int]]:
@@ -126,7 +125,7 @@ class _Layers:
                     f'{name} and {finest} differ in size and do not say where they lie; gdalwarp one'
                 )
             return
-        if d.crs != g.crs:
+        if d.crs != g.crs and crs_text(d) != crs_text(g):  # two spellings of one projection are one
             raise IncompatibleError(
                 f'{name} is in {crs_text(d)[:40]}, {finest} in {self.crs[:40]}; '
                 'a scene has one projection: sort the files, or gdalwarp one'
@@ -138,7 +137,7 @@ class _Layers:
             )
 
     def _missing(self, d):
-        return self.scene.nodata if self.scene.nodata is not None else d.nodata
+        return d.nodata if self.scene.nodata is None else self.scene.nodata
 
     def _on_grid(self, d, numbers):
         "A function that reads a window of some bands of a file on the common grid; NaN is missing."
@@ -180,7 +179,8 @@ class _Rasters(_Layers):
         for path in dict.fromkeys(scene.files[b][0] for b in self.bands):
             d = opened[path] = stack.enter_context(open_raster(path))
             scaled = scene.scale is not None or file_scale(d, 1)[0] is not None
-            check_numbers(d, s, bool(scene.unit) or scaled)
+            if not scene.decided:
+                check_numbers(d, s, bool(scene.unit) or scaled)
             self.crs = check_location(d, scene.crs)
         self.finest = g = min(opened.values(), key=lambda d: d.transform.a)
         self.crs = check_location(g, scene.crs)
@@ -238,12 +238,9 @@ def _sample(r):
     "Up to nine windows across the scene, without those that are broken or more than half empty."
     some = []
     for i in np.unique(np.linspace(0, len(r.corners) - 1, 9).astype(int)):
-        try:
-            x, _ = r.read(*r.corners[i])
-        except RasterioError:
-            continue
-        if np.isfinite(x).mean() > 0.5:
-            some.append(x)
+        with suppress(RasterioError):
+            some.append(r.read(*r.corners[i])[0])
+    some = [x for x in some if np.isfinite(x).mean() > 0.5]
     return np.concatenate(some, 2) if some else None
 
 
@@ -290,17 +287,26 @@ def _decide(r, x):
         scene, unit=unit, scale=scale, offset=offset, decided=True, notes=(*scene.notes, *(n for n in notes if n))
     )
 
+# %% ../../nbs/1_data/12_scenes.ipynb #12a90002
+def _as_plain(scene):
+    "A decided scene of level 1C, or of pictures, in the bands of Sentinel-2, which most models were taught."
+    if scene.sensor not in (S2L1C, S2RGB):
+        return scene
+    files = {b: f for b, f in scene.files.items() if b in S2.names}
+    note = 'level 1C: light at the top of the atmosphere' if scene.sensor == S2L1C else 'true colour of 8 bits'
+    return replace(scene, sensor=S2, files=files, notes=(*scene.notes, note))
+
 
 def _converted(scene, x):
     "Stored numbers in the sensor's unit, and notes."
     s, offset, notes = scene.sensor, scene.offset or 0.0, []
-    if offset and s != S2RGB:
+    if offset > 1:
         x = np.where(x == 0, np.nan, x)  # zero, where everything else lies above the offset
     if scene.unit == 'DN' or scene.scale is not None:
         scale = scene.scale or 1 / s.stored_scale
         x = ((x - offset) * scale).astype('float32')
         notes.append(f'divided by {1 / scale:.6g}' + (f' after removing the offset of {offset:g}' if offset else ''))
-    if s == S2RGB:
+    if s == S2RGB or 'true colour of 8 bits' in scene.notes:
         notes = ['grey values of a picture turned back into reflectance; what was beyond its ends is lost']
     if scene.unit in ('linear', 'amplitude'):
         notes.append(f'{"linear power" if scene.unit == "linear" else scene.unit} turned into dB')
@@ -334,21 +340,14 @@ def _cloud(r, bounds, shape):
     return (hidden.sum() / known.sum() if known.any() else np.nan), hidden
 
 
-def _in_place(x, bands, s):
-    "Bands in the places of their sensor, the names of those that are there, and notes."
-    if len(bands) == len(s.names) or set(s.names) - set(bands) == {'B10'}:
-        x, notes = select_bands(x, bands, s)
-        return x, s.names, notes
-    return spread_bands(x, bands, s), tuple(bands), ()
-
-
 def _make_tile(r, id, row, col, x, notes, **about):
     "The tile of stored numbers."
     s = r.scene
     if not s.decided:
         s = r.scene = _decide(r, x)  # a scene so empty that the first window with data is asked
     x, more = _converted(s, x)
-    x, bands, placed = _in_place(x, r.bands, s.sensor)
+    keep = [b in s.sensor.names for b in r.bands]
+    x, bands, placed = place_bands(x[keep], [b for b, k in zip(r.bands, keep) if k], s.sensor)
     where = {}
     if r.crs:
         box = rasterio.windows.bounds(Window(col, row, TILE, TILE), r.grid.transform)
@@ -412,9 +411,8 @@ def walk_scene(
     labels: str | Path | None = None,  # a class raster
     rules: _Rules = _Rules(),
     corners: Sequence | None = None,
-) -> (
-    Iterator
-):  # of the `Scene`, then of `Tile` and `Skipped`; raises a `ClospError` for a scene that cannot be used at all
+    plain: bool = False,  # make plain Sentinel-2 of level 1C and of pictures?
+) -> Iterator:  # of the `Scene`, then of `Tile` and `Skipped`; raises a `ClospError`
     "Yield the scene with its numbers settled, and then its tiles; its files are opened once."
     with ExitStack() as stack:
         r = _Rasters(scene, stack)
@@ -429,6 +427,8 @@ def walk_scene(
             bounds = rasterio.transform.array_bounds(r.grid.height, r.grid.width, r.grid.transform)
             r.notes += tuple(filter(None, [check_labels(raster, rules.nomenclature)]))
             area_labels(raster, r.crs, bounds, (9, 9), rules.nomenclature, rules.min_frac)
+        if plain:
+            r.scene = _as_plain(r.scene)
         yield r.scene
         if scene.cloud:  # opened once
             cloud = stack.enter_context(open_raster(scene.cloud[0])), scene.cloud[1]

@@ -435,14 +435,23 @@ def random_reciprocal_rank(
     )
 
 # %% ../../nbs/6_evaluation/60_metrics.ipynb #576e0f69
+def _mean_and_error(v, w):
+    "Weighted means of rows, and their standard errors."
+    mean = (v * w).sum(-1) / w.sum(-1)
+    off = w * (v - mean[:, None]) / w.mean(-1, keepdims=True)
+    return mean, np.sqrt((off**2).mean(-1) / max(1, v.shape[-1] - 1))
+
+
 def bootstrap(
     values: ArrayLike,  # (queries,) one score each; NaN is left out
     n: int = 2000,  # how often to draw
     seed: int = 0,  # the same seed gives the same interval
-    level: float = 0.95,  # share of the drawn means that the interval holds
+    level: float = 0.95,  # how often such intervals hold the true mean
     weights: ArrayLike | None = None,  # (queries,) above 0, such as the number of relevant tiles; all the same if None
-) -> tuple[float, float, float]:  # mean, low, high; all NaN if there is nothing but NaN; raises `InputError`
-    "Return the mean over queries with its percentile bootstrap interval (Efron, 1979)."
+) -> tuple[float, float, float]:  # mean, low, high; NaN ends for one query, all NaN for none; raises `InputError`
+    "Return the mean over queries with its studentized bootstrap interval (Hall, 1988)."
+    from scipy.special import stdtrit
+
     v = _numbers(values, 'values').astype(float)
     if v.ndim != 1 or np.isinf(v).any():
         raise InputError(
@@ -456,17 +465,21 @@ def bootstrap(
             f'weights must be above 0, one for each of {len(v)} queries; leave out queries without a relevant tile'
         )
     keep = ~np.isnan(v)
-    v, w = v[keep], None if w is None else w[keep]
+    v, w = v[keep], np.ones(keep.sum()) if w is None else w[keep]
     if not len(v):
         return np.nan, np.nan, np.nan
-
-    def mean(i):
-        return v[i].mean(-1) if w is None else (v[i] * w[i]).sum(-1) / w[i].sum(-1)
-
-    rng, step = np.random.default_rng(seed), max(1, _CELLS // len(v))
-    means = np.concatenate([mean(rng.integers(len(v), size=(min(step, n - lo), len(v)))) for lo in range(0, n, step)])
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(mean(slice(None))), float(low), float(high)
+    mean, error = (float(o[0]) for o in _mean_and_error(v[None], w[None]))
+    if len(v) < 2 or error < 1e-12:
+        end = np.nan if len(v) < 2 else mean
+        return mean, end, end
+    rng, step, far = np.random.default_rng(seed), max(1, _CELLS // len(v)), []
+    for lo in range(0, n, step):
+        i = rng.integers(len(v), size=(min(step, n - lo), len(v)))
+        m, e = _mean_and_error(v[i], w[i])
+        far.append((m - mean) / np.maximum(e, 1e-9 * error))
+    most = 2 * float(stdtrit(len(v) - 1, (1 + level) / 2))  # of Student's t
+    low, high = np.quantile(np.concatenate(far).clip(-most, most), [(1 - level) / 2, (1 + level) / 2])
+    return mean, float(mean - high * error), float(mean - low * error)
 
 
 def paired_bootstrap(
@@ -474,7 +487,7 @@ def paired_bootstrap(
     b: ArrayLike,  # (queries,) scores of the other, on the same queries
     n: int = 2000,  # how often to draw
     seed: int = 0,  # the same seed gives the same interval
-    level: float = 0.95,  # share of the drawn differences that the interval holds
+    level: float = 0.95,  # how often such intervals hold the true difference
 ) -> tuple[float, float, float]:  # mean of `a - b`, low, high; without queries that are NaN in either
     "Return the mean difference of two models with its interval, query by query."
     a, b = _numbers(a, 'scores').astype(float), _numbers(b, 'scores').astype(float)

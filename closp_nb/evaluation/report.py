@@ -58,7 +58,10 @@ def markdown(
 
 # %% ../../nbs/6_evaluation/64_report.ipynb #21decae1
 def _mean(r):
-    return f'{r["mean"]:.3f} [{r.low:.3f}, {r.high:.3f}]' if np.isfinite(r['mean']) else ''
+    if not np.isfinite(r['mean']):
+        return ''
+    interval = f' [{r.low:.3f}, {r.high:.3f}]' if np.isfinite(r.low) else ''
+    return f'{r["mean"]:.3f}{interval}, n = {int(r.queries)}'
 
 
 def _side_by_side(s):
@@ -101,7 +104,7 @@ def evaluation_page(
         *([about] if about else []),
         '## Scores',
         markdown(_side_by_side(s)),
-        'Means over queries with 95 % bootstrap intervals over queries; '
+        'Means over n queries with 95 % intervals (studentized bootstrap over queries); '
         'chance is the expectation of a shuffled gallery.',
         '## Other means',
         markdown(other.rename(columns=names)),
@@ -362,6 +365,6 @@ def comparison(
     shown = shown.drop(columns=['low', 'high', 'base']).rename(columns={'base_mean': base})
     return (
         f'# Compared with {base}\n\n{markdown(shown)}\n\n'
-        f'Mean paired difference over queries (model minus {base}) with its 95 % bootstrap interval; '
+        f'Mean paired difference over queries (model minus {base}) with its 95 % interval (studentized bootstrap); '
         f'p of a sign-flip test, two-sided; Holm over the {n} comparisons of each gallery.\n'
     )

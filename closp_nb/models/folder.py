@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, atomic_write
+from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, atomic_folder
 from ..sensors import ALL_SENSORS
 from ..labels import LABELS
 from .config import read_recipe
@@ -73,8 +73,7 @@ def save_model(
 ) -> Path:  # raises `InputError` if the folder is taken
     "Write a model folder."
     description, weights = _description(model), _weights(model)
-    with atomic_write(folder, overwrite) as tmp:
-        tmp.mkdir()
+    with atomic_folder(folder, overwrite) as tmp:
         save_file(weights, tmp / 'weights.safetensors')
         signed = description | {'fingerprint': _hash(description, weights)}
         (tmp / 'model.json').write_text(json.dumps(signed, indent=1))

@@ -21,9 +21,12 @@ def normalize(
     x: np.ndarray | torch.Tensor,  # (..., bands, rows, columns) in the sensor's unit
     s: Sensor,
 ):  # of the same type, with mean about 0 and spread about 1 per band
-    "Scale pixels for a model: each band with mean 0 and spread 1."
-    like = torch.as_tensor if isinstance(x, torch.Tensor) else np.asarray
-    return (x - like(s.mean[:, None, None])) / like(s.std[:, None, None])
+    "Scale pixels for a model: each band with mean 0 and spread 1; a band that is absent (NaN) is 0."
+    if isinstance(x, torch.Tensor):
+        like, no_nan = torch.as_tensor, torch.nan_to_num
+    else:
+        like, no_nan = np.asarray, np.nan_to_num
+    return no_nan((x - like(s.mean[:, None, None])) / like(s.std[:, None, None]))
 
 # %% ../../nbs/3_models/30_loaders.ipynb #f80210d8
 FLIPS = ('none', 'flips', 'dihedral')

@@ -24,7 +24,7 @@ from closp_nb.core import (
     InputError,
     MissingDependencyError,
     NotFoundError,
-    atomic_write,
+    atomic_folder,
 )
 from ..data.catalog import Catalog, open_catalog
 from ..models.folder import fingerprint, load_model
@@ -59,8 +59,7 @@ def start_parts(
                 f'{out} holds vectors of something else ({", ".join(differ)} differ); name another folder, or remove it'
             )
         return about
-    with atomic_write(out) as tmp:
-        tmp.mkdir()
+    with atomic_folder(out) as tmp:
         cat.save(tmp / 'catalog.parquet')
         (tmp / 'parts.json').write_text(json.dumps(about, indent=1))
     return about

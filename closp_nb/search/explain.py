@@ -33,7 +33,7 @@ def spectrum(tile: Tile) -> pd.DataFrame:
         return pd.DataFrame(held, index=pd.Index(steps[:-1], name='dB'))
     low, mid, high = np.percentile(tile.pixels, [10, 50, 90], axis=(1, 2))
     columns = dict(nm=[b.wavelength for b in s.bands], low=low, middle=mid, high=high)
-    return pd.DataFrame(columns, index=list(s.names)).sort_values('nm')
+    return pd.DataFrame(columns, index=list(s.names)).dropna().sort_values('nm')
 
 # %% ../../nbs/5_search/57_explain.ipynb #104ab5a5
 INDICES = {'NDVI': ('B08', 'B04'), 'NDWI': ('B03', 'B08'), 'NBR': ('B08', 'B12')}  # (a-b)/(a+b)
@@ -45,7 +45,8 @@ def _normalized_difference(a, b):
 
 def spectral_indices(tile: Tile) -> pd.DataFrame:  # a row for each index: low, middle, high over the pixels
     "Return the indices of a tile whose bands its sensor has; for radar its bands and their ratio, in dB."
-    s, x = tile.sensor, dict(zip(tile.sensor.names, tile.pixels))
+    s = tile.sensor
+    x = {n: p for n, p in zip(s.names, tile.pixels) if n in tile.bands}
     if s.unit == 'dB':
         planes = x | {'VV - VH': x['VV'] - x['VH']}
     else:

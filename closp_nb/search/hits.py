@@ -15,7 +15,7 @@ from itertools import cycle
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..core import atomic_write, InputError
+from ..core import atomic_write, InputError, no_formula
 from ..sensors import show_tiles, Tile
 from ..geodesy import km_between
 from ..data.catalog import Catalog
@@ -28,7 +28,7 @@ def _write_frame(frame, path):
         '.parquet': lambda p: frame.to_parquet(p),
         '.geojson': lambda p: frame.assign(**lists).to_file(p, driver='GeoJSON'),
         '.gpkg': lambda p: frame.assign(**lists).to_file(p, driver='GPKG', layer='hits'),
-        '.csv': lambda p: frame.assign(**lists).drop(columns='geometry').to_csv(p, index=False),
+        '.csv': lambda p: frame.assign(**lists).drop(columns='geometry').map(no_formula).to_csv(p, index=False),
     }
     if path.suffix not in writers:
         raise InputError(f"cannot write hits as '{path.suffix}'; use one of {', '.join(writers)}")

@@ -8,6 +8,7 @@ __all__ = ['BLOCK', 'OUTLIER_FRAC', 'MAX_SCAN', 'STORES', 'topk', 'ScalarQuantiz
 
 # %% ../../nbs/5_search/50_stores.ipynb #0a3caf91
 import io
+import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -146,7 +147,8 @@ class ScalarQuantizer:
 
 # %% ../../nbs/5_search/50_stores.ipynb #57bd278e
 @cache
-def _pool():
+def _pool(process):
+    "Threads of this process; one that was forked off inherits none."
     return ThreadPoolExecutor(faiss.omp_get_max_threads(), initializer=lambda: faiss.omp_set_num_threads(1))
 
 
@@ -178,7 +180,7 @@ def _scan(ix, c, k, rows):
         s, r = ix.search(c, min(k, n), params=_all_of([mine, *chosen]))
         return s[0][r[0] >= 0], r[0][r[0] >= 0]
 
-    return list(_pool().map(scan_part, range(m)))
+    return list(_pool(os.getpid()).map(scan_part, range(m)))
 
 
 MAX_SCAN = 20_000  # up to so many rows are looked at one by one

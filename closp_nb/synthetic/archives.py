@@ -19,7 +19,7 @@ import hdf5plugin
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from scipy.ndimage import zoom
-from ..core import atomic_write
+from ..core import atomic_folder
 from ..sensors import S1, S2, S2L1C, S2RGB
 from ..data.archives import EUROSAT_BANDS, EUROSAT_CLASSES, import_lmdb
 
@@ -142,7 +142,7 @@ def write_bigearthnet_v1(
     seed: int = 0,
 ) -> Path:  # of the folder; raises `InputError` if it is taken
     "Write a small copy of BigEarthNet version 1, with its JSON labels."
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         for p in _patches(_V1, n, seed):
             p.write(tmp / 'BigEarthNet-v1.0', f'{p.s2}_{p.col}_{p.row}', p.optical)
             p.write(tmp / 'BigEarthNet-S1-v1.0', f'{p.s1}_{p.grid}_{p.col}_{p.row}', p.radar)
@@ -193,7 +193,7 @@ def write_bigearthnet_v2(
     seed: int = 0,
 ) -> Path:  # of the folder; raises `InputError` if it is taken
     "Write a small copy of BigEarthNet version 2, with its tables and reference maps."
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         patches = list(_patches(_V2, n, seed))
         for p in patches:
             scene, n2, n1 = _v2_names(p)
@@ -214,7 +214,7 @@ def write_bigearthnet_lmdb(
     from safetensors.numpy import save
 
     lmdb = import_lmdb()
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         db, patches = tmp / 'BigEarthNet-V2-LMDB', list(_patches(_V2, n, seed))
         db.mkdir(parents=True)
         with lmdb.open(str(db), map_size=2**20 * (n + 1)) as env, env.begin(write=True) as txn:
@@ -254,7 +254,7 @@ def write_sen12flood(
     "Write a small copy of SEN12-FLOOD."
     rng = np.random.default_rng(seed)
     lists: dict[str, dict] = {'s1': {}, 's2': {}}
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         for i in range(n):
             seq, flood = f'{140 + i:04d}', _blob(rng, (512, 512), 0.2)
             for k, (s, date, wet) in enumerate(_SEN12_DAYS):
@@ -294,7 +294,7 @@ def write_mmflood(
 ) -> Path:  # of the folder; raises `InputError` if it is taken
     "Write a small copy of MMFlood."
     rng, activations, step = np.random.default_rng(seed), {}, 1.8e-4  # 20 m in degrees
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         for i in range(n):
             code, title, country, start, seen, lat, lon = _ACTIVATIONS[i % 2]
             code = f'EMSR{int(code[4:]) + i // 2}'
@@ -333,8 +333,7 @@ def write_cabuar(
 ) -> Path:  # of the folder; raises `InputError` if it is taken
     "Write a small copy of CaBuAr."
     rng, rows, times = np.random.default_rng(seed), [], ('2020-09-26T18:51:29', '2020-07-03T18:49:21')
-    with atomic_write(folder) as tmp:
-        tmp.mkdir(parents=True)
+    with atomic_folder(folder) as tmp:
         with h5py.File(tmp / '512x512.hdf5', 'w') as h5:
             for i in range(n):
                 uuid, mask = f'{0x3F1C0DE5 + i:08x}-5ce1-4f0e-8b7d-2a90c1e6d7{i:02x}', _blob(rng, (512, 512), 0.25)
@@ -362,8 +361,7 @@ def write_quakeset(
 ) -> Path:  # of the folder; raises `InputError` if it is taken
     "Write a small copy of QuakeSet."
     rng, step = np.random.default_rng(seed), 10.0 * np.arange(512)
-    with atomic_write(folder) as tmp:
-        tmp.mkdir(parents=True)
+    with atomic_folder(folder) as tmp:
         with h5py.File(tmp / 'earthquakes.h5', 'w') as h5:
             for i in range(n):
                 g = h5.create_group(str(611645479 + i))
@@ -385,7 +383,7 @@ def _eurosat(folder, n, seed, below, suffix, save: Callable):
     "n squares of each class; `save(path, thirteen bands, bounds)` writes one."
     rng = np.random.default_rng(seed)
     bands = [S2L1C.bands[S2L1C.band(b)] for b in EUROSAT_BANDS]
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         for k, c in enumerate(EUROSAT_CLASSES):
             for i in range(n):
                 left, top = 400_000.0 + 700 * k, 5_500_000.0 - 700 * i

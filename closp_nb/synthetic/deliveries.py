@@ -37,9 +37,13 @@ def smooth_ground(
     return replace(g, optical=optical, cloud=nothing, shadow=nothing, gap=nothing)
 
 
+def _light(bands=L2A, size=120):
+    return {b: x for b, x in ramp(size).items() if b in bands}
+
+
 def _bands(folder, name='{b}.tif', bands=L2A, size=120, add=0, metres=None, cut=None, how=None, **more):
     "One file for each band at its own pixel size; `cut` takes metres off at the left and the top."
-    planes = {b: x for b, x in ramp(size).items() if b in bands}
+    planes = _light(bands, size)
     for b, x in planes.items():
         m = metres or RESOLUTION[b]
         x, k = coarse(x, m) if m > 10 else x, int((cut or 0) // m)
@@ -85,7 +89,9 @@ DELIVERIES: dict[str, Callable[[Path], Truth]] = {
         _bands(f, _HUB, metres=10, how=_sh), notes=('time 2021-07-11 (name',)
     ),
     'reflectance of Sentinel Hub in 16 bits': lambda f: Truth(
-        _bands(f, _HUB, metres=10, how=lambda x: np.rint(x * 65535).astype('uint16')), notes=('scale 1.52',)
+        _bands(f, _HUB, metres=10, how=lambda x: np.rint(x * 65535).astype('uint16')),
+        refused='65535',
+        mend=dict(scale=1 / 65535),
     ),
 }
 
@@ -170,7 +176,7 @@ def _zipped(folder):
     write_safe(folder, baseline='02.14', truth=smooth_ground())
     safe = write_safe(folder, truth=smooth_ground())
     _zip(safe, safe.with_suffix('.zip'))
-    return Truth(ramp(), tiles=2, notes=('offset ',))
+    return Truth(_light(), tiles=2, notes=('offset ',))
 
 
 def _twice(folder):
@@ -178,7 +184,7 @@ def _twice(folder):
     safe = write_safe(folder, truth=smooth_ground())
     shutil.copytree(safe, folder / 'copy' / safe.name)
     _zip(folder / 'copy' / safe.name, safe.with_suffix('.zip'))
-    return Truth(ramp(), left=1, refused='is there unpacked')
+    return Truth(_light(), left=1, refused='the same product as')
 
 
 def _early(folder):
@@ -190,7 +196,7 @@ def _early(folder):
     tags = 'Product_Info', 'Product_Organisation', 'Product_Image_Characteristics', 'BOA_QUANTIFICATION_VALUE'
     text = re.sub(rf'(</?)({"|".join(tags)})\b', r'\1L2A_\2', xml.read_text()).replace('IMAGE_FILE>', 'IMAGE_FILE_2A>')
     xml.write_text(text.replace('T33UUP_2021', 'L2A_T33UUP_2021'))
-    return Truth(ramp(), notes=('offset 0 (product',))
+    return Truth(_light(), notes=('offset 0 (product',))
 
 
 def _amazon(folder, level='L2A'):
@@ -239,7 +245,7 @@ DELIVERIES |= {
 }
 
 # %% ../../nbs/2_synthetic/25_deliveries.ipynb #ea240a74
-def _item(root, id, collection, bands, keys, asset=dict, add=0, **properties):
+def _item(root, id, collection, bands, keys, asset=lambda b: {}, add=0, **properties):
     "An item of version 1.0 or 1.1, and its rasters."
     version = properties.pop('version', '1.0.0')
     planes = _bands(root / id, '{b}.tif', bands, add=add, metres=10)
@@ -299,7 +305,16 @@ def _astray(folder):
     return Truth(planes, left=3, refused='outside of | lies on the web | nobody named')
 
 
-def _flagged(flag, scale=None):
+def _catalog(folder, style, note):
+    "A catalog of linked items beside their collection, without the radar."
+    items = write_stac(folder / 'stac', style, size=120, truth=smooth_ground())
+    _items(folder / 'stac', *(i for i in json.loads(items.read_text())['features'] if 'S2A' in i['id']))
+    for f in [*items.parent.glob('S1A*'), items.parent / 'catalog.json']:
+        shutil.rmtree(f) if f.is_dir() else f.unlink()
+    return Truth(_light(), notes=(note,))
+
+
+def _flagged(flag):
     return {'sentinel:boa_offset_applied': flag, 'sentinel:processing_baseline': '04.00'}
 
 
@@ -346,16 +361,8 @@ DELIVERIES |= {
     ),
     'one of five items lacks a band': _five,
     'items that lead astray': _astray,
-    'Earth Search': lambda f: (
-        write_stac(f / 's', 'earth-search', size=120, truth=smooth_ground()),
-        Truth(ramp(), notes=('boa_offset_applied',)),
-    )[-1],
-    'Planetary Computer': lambda f: (
-        write_stac(f / 's', 'planetary-computer', size=120, truth=smooth_ground()),
-        (f / 's' / 'items.json').unlink(),
-        shutil.rmtree(next((f / 's').glob('S1A*'))) if 0 else None,
-        Truth(ramp(), notes=('baseline 05.00',)),
-    )[-1],
+    'Earth Search': lambda f: _catalog(f, 'earth-search', 'offset 0 (item: earthsearch:boa_offset_applied'),
+    'Planetary Computer': lambda f: _catalog(f, 'planetary-computer', 'offset 1000 (item: baseline 05.00'),
 }
 
 # %% ../../nbs/2_synthetic/25_deliveries.ipynb #9d9b2a88
@@ -427,7 +434,7 @@ def _cube(write, name, bands=L2A, flat=False, add=0, **kw):
 
     def fill(folder):
         write(folder / name, _steps(bands, add, flat), **kw)
-        planes = {b: x for b, x in ramp().items() if b in bands}
+        planes = _light(bands)
         return Truth(planes, 1 if flat else 2, factors={} if flat else _FACTORS, notes=notes)
 
     return fill
@@ -480,7 +487,7 @@ DELIVERIES |= {
 # %% ../../nbs/2_synthetic/25_deliveries.ipynb #fd5d4095
 def _stack(path, **kw):
     "A sound raster of three bands."
-    planes = {b: x for b, x in ramp().items() if b in ('B02', 'B03', 'B04')}
+    planes = _light(['B02', 'B03', 'B04'])
     write_plain(path, np.stack([np.rint(1e4 * x) for x in planes.values()]).astype('uint16'), list(planes), **kw)
     return planes
 
@@ -561,7 +568,7 @@ def _told_beside(folder):
 
 def _pam(folder):
     "What GDAL writes beside a raster that cannot hold it: names and scales in .aux.xml."
-    planes = {b: x for b, x in ramp().items() if b != 'B10'}
+    planes = _light()
     write_plain(folder / 'scene.tif', np.stack([np.rint(5e3 * x) for x in planes.values()]).astype('uint16'))
     band = (
         '<PAMRasterBand band="{}"><Description>{}</Description><Offset>0</Offset><Scale>0.0002</Scale></PAMRasterBand>'

@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
-from ..core import InputError, atomic_write
+from ..core import InputError, atomic_folder
 from ..geodesy import to_lonlat
 
 # %% ../../nbs/2_synthetic/21_products.ipynb #204b658a
@@ -203,7 +203,7 @@ def write_safe(
         scale=f'<{quant} unit="none">10000</{quant}>',
         files='\n'.join(f'<IMAGE_FILE>{f}</IMAGE_FILE>' for f in files),
     )
-    with atomic_write(Path(folder) / name, overwrite=overwrite) as tmp:
+    with atomic_folder(Path(folder) / name, overwrite=overwrite) as tmp:
         for f, x in files.items():
             _raster(tmp / f'{f}.jp2', x, g.bounds)
         (tmp / f'MTD_MSI{level}.xml').write_text(_XML.format(**about))
@@ -265,7 +265,7 @@ def write_sar_pair(
         name, files = _hyp3(g, power, product)
     else:
         name, files = _grd(g, power) if product == 'grd' else _planetary(g, power)
-    with atomic_write(Path(folder) / name, overwrite=overwrite) as tmp:
+    with atomic_folder(Path(folder) / name, overwrite=overwrite) as tmp:
         for f, (x, bounds, options) in files.items():
             _raster(tmp / f, x, bounds, **options)
             if not bounds:
@@ -373,7 +373,7 @@ def write_stac(
     if style not in STAC_STYLES:
         raise InputError(f"no style {style!r}; use one of {', '.join(STAC_STYLES)}")
     g, root = truth or ground(size, seed), dict(rel='root', href='./catalog.json')
-    with atomic_write(folder, overwrite=overwrite) as tmp:
+    with atomic_folder(folder, overwrite=overwrite) as tmp:
         items = [_s2_item(tmp, g, style, baseline)]
         if style == 'planetary-computer':
             items.append(_s1_item(tmp, g, size, seed))

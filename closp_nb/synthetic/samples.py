@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import pandas as pd
 from fastcore.xdg import xdg_cache_home
-from ..core import ClospError, DamagedError, MissingDependencyError, NotFoundError, Skipped, atomic_write
+from ..core import ClospError, DamagedError, MissingDependencyError, NotFoundError, Skipped, atomic_folder
 from ..sensors import Tile
 from ..data.rasters import write_geotiff
 from ..data.products import band_files, read_bands
@@ -112,7 +112,7 @@ def patch_tiles() -> Iterator[Tile]:  # raises `MissingDependencyError` if the p
 # %% ../../nbs/2_synthetic/23_samples.ipynb #a2d8057f
 def _keep(tiles, folder):
     "Write tiles as GeoTIFFs into a folder, all or nothing."
-    with atomic_write(folder) as tmp:
+    with atomic_folder(folder) as tmp:
         for t in tiles:
             write_geotiff(t, tmp / f'{t.id}.tif')
 

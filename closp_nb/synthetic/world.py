@@ -6,7 +6,6 @@
 __all__ = ['REGIONS', 'measured_signatures', 'surface_spectra', 'class_signatures', 'region_of', 'make_tile', 'build_world']
 
 # %% ../../nbs/2_synthetic/22_world.ipynb #778db012
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
-from ..core import InputError
+from ..core import check_writable, InputError, lock_target, process_pool
 from ..sensors import S1, S2, TILE, Tile
 from ..labels import CORINE, LABELS, caption, harmonize
 from ..geodesy import from_lonlat, to_lonlat
@@ -301,11 +300,12 @@ def build_world(
     if n < 2:
         raise InputError(f'a world of {n} tiles is too small; ask for at least 2, so that each sensor has one')
     make, split = partial(make_tile, seed=seed), partial(_split, train_frac=train_frac, seed=seed)
-    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+    check_writable(folder, overwrite, folder=True)
+    with lock_target(folder), process_pool(workers) if workers > 1 else nullcontext() as pool:
         tiles = pool.map(make, range(n), chunksize=16) if pool else map(make, range(n))
         tiles = tqdm(tiles, desc='world', total=n, disable=not progress)
         folder = write_corpus(folder, tiles, split, origin='world', overwrite=overwrite)
-    for i in range(min(geotiffs, n)):
-        t = make_tile(i, seed)
-        write_geotiff(t, folder / 'geotiff' / f'{t.id}.tif')
+        for i in range(min(geotiffs, n)):
+            t = make_tile(i, seed)
+            write_geotiff(t, folder / 'geotiff' / f'{t.id}.tif')
     return corpus_catalog(folder, progress)

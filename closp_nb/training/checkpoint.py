@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load, save_file
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from ..core import DamagedError, IncompatibleError, InputError, atomic_write
+from ..core import DamagedError, IncompatibleError, InputError, atomic_folder
 from ..models.config import Recipe
 from .callbacks import trainable_state
 from .learner import pretrained_params
@@ -135,8 +135,7 @@ def write_checkpoint(
 ) -> Path:
     "Write a checkpoint, then remove older ones."
     path = Path(folder) / f"{plain['epoch']:04d}-{plain['batch']:07d}"
-    with atomic_write(path, overwrite=True) as tmp:
-        tmp.mkdir()
+    with atomic_folder(path, overwrite=True) as tmp:
         save_file(tensors, tmp / 'state.safetensors')
         body = plain | dict(format=_FORMAT, run=run, tensors=_hash((tmp / 'state.safetensors').read_bytes()))
         (tmp / 'state.json').write_text(json.dumps(dict(hash=_hash(_packed(body).encode()), **body)))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from ..core import InputError, atomic_write
+from ..core import InputError, atomic_folder
 from ..sensors import ALL_SENSORS, Sensor
 from ..data.catalog import Catalog, pixel_hash
 from ..models.loaders import TileDataset, normalize
@@ -87,8 +87,7 @@ def encoder_features(
     if new:
         rows = np.concatenate([*([rows] if old else []), *new])
         if store:
-            with atomic_write(store, overwrite=True) as tmp:
-                tmp.mkdir()
+            with atomic_folder(store, overwrite=True) as tmp:
                 np.save(tmp / 'rows.npy', rows)
                 (tmp / 'tiles.json').write_text(json.dumps(list(index)))
     return rows[[index[k] for k in keys]]

@@ -4,6 +4,7 @@ import inspect
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from commandline import ENV, SMALL, closp, one_line
 
@@ -277,4 +278,35 @@ def test_user_errors(demo, shell, monkeypatch, argv, words):
     assert code == (2 if argv[0] in ('sample', 'corpus') else 1)
     for w in words:
         assert w in line, line
-    assert not (d / 'x').exists() and not (d / '.x.part').exists()
+    assert not (d / 'x').exists() and not list(d.glob('.x.*'))
+
+
+def test_what_was_left_out_is_kept(tmp_path, capsys):
+    "An index and what is added to it keep one table of what was left out, and of where the tiles are."
+    from closp_nb.data.rasters import write_geotiff
+    from closp_nb.models.closp import new_model
+    from closp_nb.models.config import CLOSP_NB
+    from closp_nb.models.folder import save_model
+    from closp_nb.search.index import Index
+    from closp_nb.synthetic.world import make_tile
+
+    for folder, kinds in (('a', (0, 1)), ('b', (2, 3))):
+        for i, k in enumerate(kinds):
+            write_geotiff(make_tile(k), tmp_path / folder / f'{i}.tif')
+        (tmp_path / folder / 'broken.tif').write_bytes(b'II*\0 not really')
+        (tmp_path / folder / 'notes.txt').write_text('x')
+    save_model(new_model(CLOSP_NB.change(text_encoder="tiny")).eval(), tmp_path / 'model')
+    model = ['--model', str(tmp_path / 'model')]
+    assert room.run_command(['index', str(tmp_path / 'a'), '--out', str(tmp_path / 'ix'), *model]) == 0
+    seen = capsys.readouterr()
+    assert '4 files seen, of other kinds: 1 .txt; 2 tiles read, 1 left out' in seen.err and 'broken.tif' in seen.err
+    assert room.run_command(['add', str(tmp_path / 'ix'), str(tmp_path / 'b'), *model]) == 0  # files of equal names
+    assert 'got the name of their folder' in capsys.readouterr().out
+    ix = Index.load(tmp_path / 'ix')
+    assert ix.cat.table.id.tolist() == ['0.tif', '1.tif', 'b/0.tif', 'b/1.tif']
+    left = pd.read_csv(tmp_path / 'ix' / 'left.csv')
+    assert left.id.tolist() == ['broken.tif'] * 2 and left.reason.notna().all()
+    assert room.run_command(['add', str(tmp_path / 'ix'), str(tmp_path / 'b'), '--replace', *model]) == 0
+    assert '2 of them replaced' in capsys.readouterr().out and len(Index.load(tmp_path / 'ix')) == 4
+    assert room.run_command(['index', str(tmp_path / 'a'), '--out', str(tmp_path / 'no'), '--strict', *model]) == 1
+    assert '--strict' in capsys.readouterr().err and not (tmp_path / 'no').exists()

@@ -195,7 +195,7 @@ def test_a_bug_is_no_damaged_catalog(tmp_path, monkeypatch):
     for place in (
         'data.catalog.pixel_hash',
         'data.scenes.tile_grid',
-        'data.scenes.select_bands',
+        'data.scenes.place_bands',
     ):
         with monkeypatch.context() as m:
             m.setattr(f'closp_nb.{place}', lambda *a, **kw: 1 / 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from closp_nb.core import atomic_write, DamagedError, InputError, NotFoundError
+from closp_nb.core import MARK, atomic_folder, DamagedError, InputError, NotFoundError, sign_folder
 from closp_nb.data.hdf5 import read_corpus, write_corpus
 from closp_nb.data.products import band_files, read_bands, read_geotiff
 from closp_nb.data.rasters import write_geotiff
@@ -72,6 +72,10 @@ def test_linear_radar_becomes_db(tmp_path):
     t = tile(S1)
     t.pixels = power
     path = write_geotiff(t, tmp_path / 'power.tif')
+    with pytest.raises(InputError, match='declared dB but look like'):  # what our own file says of its unit
+        read_geotiff(path)
+    with rasterio.open(path, 'r+') as d:
+        d.units = ('', '')
     with pytest.raises(InputError, match="unit='linear'"):  # both echoes alike: the pixels do not decide
         read_geotiff(path)
     t = read_geotiff(path, unit='linear')
@@ -132,10 +136,13 @@ def test_remains_of_a_kill_are_no_obstacle(tmp_path):
     for name in ('.o.old', '.o.part', 'o'):
         (tmp_path / name).mkdir()
         (tmp_path / name / 'x').write_text('x')
-    with atomic_write(tmp_path / 'o', overwrite=True) as p:
-        p.mkdir()
+    sign_folder(tmp_path / 'o')
+    with atomic_folder(tmp_path / 'o', overwrite=True) as p:
         (p / 'new').write_text('new')
-    assert [f.name for f in tmp_path.iterdir()] == ['o'] and [f.name for f in (tmp_path / 'o').iterdir()] == ['new']
+    assert [f.name for f in tmp_path.iterdir()] == ['o'] and {f.name for f in (tmp_path / 'o').iterdir()} == {
+        MARK,
+        'new',
+    }
 
 
 def test_a_replaced_corpus_is_read_anew(tmp_path):

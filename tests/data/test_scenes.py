@@ -482,7 +482,7 @@ def test_a_bug_of_ours_is_no_damage(tmp_path, monkeypatch):
 
     path, safe = write_stac(tmp_path / 's'), write_safe(tmp_path)
     scene = safe_scene(safe)
-    monkeypatch.setattr(scenes, 'select_bands', lambda *a: 1 / 0)
+    monkeypatch.setattr(scenes, 'place_bands', lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(scene_tiles(scene))
     monkeypatch.setattr(products, 'asset_band', lambda *a: 1 / 0)

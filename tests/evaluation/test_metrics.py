@@ -9,6 +9,7 @@ import tracemalloc
 import ir_measures
 import numpy as np
 import pytest
+from scipy import stats
 from hypothesis import given, settings, strategies as st
 from ir_measures import AP, P, R, RR, Rprec, nDCG
 from pathlib import Path
@@ -499,14 +500,41 @@ def test_floors_of_half_a_million_tiles(name):
 # --- intervals -------------------------------------------------------------------------------------------------
 
 
+def studentized(v, w, n, seed, level):
+    "The interval, draw by draw."
+
+    def of(v, w):
+        m = np.average(v, weights=w)
+        e = w * (v - m) / w.mean()
+        return m, np.sqrt((e**2).sum() / len(v) / (len(v) - 1))
+
+    rng, q = np.random.default_rng(seed), len(v)
+    m, e = of(v, w)
+    most = 2 * stats.t.ppf((1 + level) / 2, q - 1)
+    draws = [rng.integers(q, size=q) for _ in range(n)]
+    far = [(mi - m) / max(ei, 1e-9 * e) for mi, ei in (of(v[i], w[i]) for i in draws)]
+    low, high = np.quantile(np.clip(far, -most, most), [(1 - level) / 2, (1 + level) / 2])
+    return m, m - high * e, m - low * e
+
+
 def test_bootstrap_equals_the_loop_and_is_repeatable():
     v = np.random.default_rng(3).random(30)
-    rng = np.random.default_rng(5)
-    means = [v[rng.integers(30, size=30)].mean() for _ in range(400)]
-    mean, low, high = bootstrap(v, n=400, seed=5, level=0.8)
-    close((mean, low, high), (v.mean(), *np.quantile(means, [0.1, 0.9])))
+    close(bootstrap(v, n=400, seed=5, level=0.8), studentized(v, np.ones(30), 400, 5, 0.8))
     assert bootstrap(v) == bootstrap(v) != bootstrap(v, seed=1)
     assert all(type(x) is float for x in bootstrap(v))
+
+
+@pytest.mark.parametrize('q', [5, 8, 12, 24])
+@pytest.mark.parametrize('a,b,nought', [(5, 1.5, 0), (9, 1, 0), (2, 2, 0), (3, 2, 0.3)])
+def test_an_interval_of_few_queries_holds(q, a, b, nought):
+    "The percentile interval holds .79 to .93 of these."
+    rng = np.random.default_rng(q)
+    truth, tries = (1 - nought) * a / (a + b), 700
+    hits = 0
+    for _ in range(tries):
+        _, low, high = bootstrap(rng.beta(a, b, q) * (rng.random(q) >= nought), 400)
+        hits += low <= truth <= high
+    assert hits / tries > 0.91, hits / tries
 
 
 def test_bootstrap_width_is_that_of_theory():
@@ -516,8 +544,8 @@ def test_bootstrap_width_is_that_of_theory():
 
 
 def test_bootstrap_at_the_edges():
-    assert bootstrap([0.3]) == (0.3, 0.3, 0.3)
-    assert bootstrap([np.nan, 0.3, np.nan]) == (0.3, 0.3, 0.3)
+    for one in ([0.3], [np.nan, 0.3, np.nan]):
+        assert bootstrap(one)[0] == 0.3 and np.isnan(bootstrap(one)[1:]).all()
     assert bootstrap([0.25] * 9) == (0.25, 0.25, 0.25)
     for nothing in ([], [np.nan], np.full(4, np.nan)):
         assert np.isnan(bootstrap(nothing)).all() and len(bootstrap(nothing)) == 3
@@ -531,9 +559,7 @@ def test_weighted_bootstrap():
     mean, low, high = bootstrap(v, weights=w)
     close(mean, np.average(v, weights=w))
     assert low < mean < high
-    draw = np.random.default_rng(2)
-    means = [np.average(v[i], weights=w[i]) for i in (draw.integers(25, size=25) for _ in range(300))]
-    close(bootstrap(v, n=300, seed=2, weights=w)[1:], np.quantile(means, [0.025, 0.975]))
+    close(bootstrap(v, n=300, seed=2, weights=w), studentized(v, w, 300, 2, 0.95))
     v[3], w[3] = np.nan, 0  # nothing to find: left out, whatever its weight
     assert bootstrap(v, weights=w) == bootstrap(np.delete(v, 3), weights=np.delete(w, 3))
 

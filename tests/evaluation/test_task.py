@@ -19,7 +19,7 @@ from closp_nb.models.closp import new_model
 from closp_nb.models.inference import encode_numpy
 from closp_nb.models.folder import save_model
 from closp_nb.data.catalog import Catalog
-from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
+from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError, sign_folder
 from closp_nb.search.index import Index
 from closp_nb.labels import LABELS, caption
 from closp_nb.evaluation.metrics import paired_bootstrap
@@ -557,6 +557,7 @@ def test_a_failure_half_way_leaves_nothing(place, tmp_path, monkeypatch):
     monkeypatch.setattr(report, 'evaluation_page', lambda *a: 1 / 0)
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / 'old.txt').write_text('kept')
+    sign_folder(tmp_path / 'out')
     with pytest.raises(ZeroDivisionError):
         evals.evaluate_command(str(d / 'good'), str(tmp_path / 'out'), force=True)
     assert [p.name for p in tmp_path.iterdir()] == ['out'] and (tmp_path / 'out' / 'old.txt').read_text() == 'kept'

@@ -22,7 +22,7 @@ from closp_nb.models.config import CLOSP_NB
 from closp_nb.models.closp import new_model
 from closp_nb.models.folder import save_model
 from closp_nb.data.catalog import to_catalog
-from closp_nb.core import DamagedError, IncompatibleError, InputError, NotFoundError
+from closp_nb.core import MARK, DamagedError, IncompatibleError, InputError, NotFoundError
 from closp_nb.search.index import Index
 from closp_nb.search.stores import ScalarQuantizer, ExactStore, STORES, probe_vectors, ann_recall
 
@@ -281,7 +281,7 @@ def test_a_folder_opens_as_it_was_built(model, tmp_path, store):
         and b.about['store'] == store
         and b.about['recall']['20'] >= 0.97
     )
-    assert set(b.about['files']) == {p.name for p in (tmp_path / 'i').iterdir()} - {'index.json'}
+    assert set(b.about['files']) == {p.name for p in (tmp_path / 'i').iterdir()} - {'index.json', MARK}
     none = b.search(q, 30, np.zeros(3_000, bool))
     assert none[0].shape == none[1].shape == (5, 0)
 
@@ -289,7 +289,7 @@ def test_a_folder_opens_as_it_was_built(model, tmp_path, store):
 @each_store
 def test_every_file_is_watched(folder, store):
     d = folder(store)
-    for p in sorted(d.iterdir()):
+    for p in sorted(d.glob('[!.]*')):
         whole = p.read_bytes()
         harm = [whole[: len(whole) // 2], b''] + (
             [whole[:-9] + bytes([whole[-9] ^ 4]) + whole[-8:]] if p.name != 'index.json' else [b'{"count": 60}', b'[]']
