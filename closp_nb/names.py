@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CUBES', 'SUFFIXES', 'band_name', 'without_band', 'band_names', 'finest_files', 'polarisation', 'check_satellite',
            'named_unit', 'time_in', 'cube_layers', 'select_bands', 'as_sensor', 'spread_bands', 'place_bands',
-           'sensor_of']
+           'sensor_of', 'all_files', 'some_files']
 
 # %% ../nbs/0_basics/05_names.ipynb #b5a00004
 import datetime
@@ -303,3 +303,35 @@ def sensor_of(
     if not light:
         return None
     return S2L1C if 'B10' in names else S2
+
+# %% ../nbs/0_basics/05_names.ipynb #b5a0f002
+def all_files(
+    files: dict,  # band -> path
+    s: Sensor,
+    where: str,  # they come from, for messages
+) -> dict:  # band -> (path, 1); raises `NotFoundError` that lists missing bands
+    "Pick the files of all bands of a sensor; B10 may be missing."
+    lack = [b for b in s.names if b not in files and not (b == 'B10' and 'B09' in files)]
+    if lack:
+        raise NotFoundError(
+            f"{where} lacks {', '.join(lack)}; {s.name} needs {', '.join(s.names)}: fetch the whole scene"
+        )
+    return {b: (str(files[b]), 1) for b in s.names if b in files}
+
+
+def some_files(
+    files: dict,  # band -> path
+    s: Sensor,
+    where: str,  # they come from, for messages
+) -> dict:  # band -> (path, 1); raises `NotFoundError`
+    "Pick the files of those bands that are there; radar needs both of its bands, light three."
+    if s == S1 or len(set(files) & set(s.names)) < 3:
+        if s == S1 and (lack := [b for b in s.names if b not in files]):
+            has = f" (it has {', '.join(b for b in files)})" if files else ''
+            raise NotFoundError(
+                f"{where} lacks {' and '.join(lack)}{has}; "
+                'Sentinel-1 tiles need VV and VH: take a dual-polarised scene (1SDV)'
+            )
+        if s != S1:
+            raise NotFoundError(f"{where} has {', '.join(files)} alone, and three bands are the least; add others")
+    return {b: (str(files[b]), 1) for b in s.names if b in files}

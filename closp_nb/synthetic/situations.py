@@ -106,7 +106,7 @@ def write_plain(
                 d.write_mask(mask)
     return path
 
-
+# %% ../../nbs/2_synthetic/24_situations.ipynb #b7e487f3
 def _dn(x):
     return np.rint(1e4 * x)
 
@@ -158,7 +158,7 @@ def _radar(name='scene.tif', bands=('VV', 'VH'), names=None, how=np.asarray, dty
 
     return write
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #b7e487f3
+# %% ../../nbs/2_synthetic/24_situations.ipynb #2cf7957f
 def _db100(p):
     return np.rint(1000 * np.log10(p))
 
@@ -202,7 +202,7 @@ SITUATIONS: dict[str, Callable[[Path], Truth]] = {
     ),
 }
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #2cf7957f
+# %% ../../nbs/2_synthetic/24_situations.ipynb #14816787
 _EARTH_SEARCH = dict(
     zip(
         'red blue green nir08 nir rededge1 rededge2 rededge3 swir16 swir22 coastal nir09'.split(),
@@ -266,7 +266,7 @@ SITUATIONS |= {
     ),
 }
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #d21659bf
+# %% ../../nbs/2_synthetic/24_situations.ipynb #896efd16
 _HOLE = 400 / 120**2
 _INFRARED = ('B08', 'B8A', 'B09', 'B11', 'B12')
 

@@ -8,9 +8,10 @@ from scipy.ndimage import map_coordinates
 from closp_nb.core import NotFoundError
 from closp_nb.data.catalog import Catalog
 from closp_nb.synthetic.deliveries import DELIVERIES
+from closp_nb.synthetic.disks import DISKS
 from closp_nb.synthetic.situations import LEFT, SITUATIONS, TOP, Truth
 
-EVERY = SITUATIONS | DELIVERIES
+EVERY = SITUATIONS | DELIVERIES | DISKS
 
 MARGIN = 4  # pixels of 10 m at the border, where a coarse band has no neighbour on one side
 
