@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
 from .core import ClospError, DamagedError, InputError, MissingDependencyError, NotFoundError, stored_path
@@ -138,7 +139,7 @@ def item_facts(
     assets = [(b, a) for k, a in item.assets.items() if (b := asset_band(k, a))]
     assets.sort(key=lambda o: ('jp2' in (o[1].media_type or ''), o[1].extra_fields.get('gsd') or 10))
     check_satellite(f'{item.collection_id or item.id}.')
-    found, first = dict[str, str](), {}
+    found, first = dict[str, str](), dict[str, Any]()
     for b, a in assets:
         first.setdefault(b, a)
         found.setdefault(b, asset_address(a, base))
@@ -211,7 +212,7 @@ def read_stac(
             'save the search result as JSON again'
         ) from e
 
-
+# %% ../nbs/0_basics/07_stac.ipynb #57ac00f5
 def stac_items(
     stac,  # pystac's object
 ) -> list:  # raises `DamagedError`
@@ -224,8 +225,8 @@ def stac_items(
     except ClospError:
         raise
     except (*STAC_ERRORS, pystac.STACError, pystac.STACTypeError) as e:
-        if isinstance(e.__cause__ or e.__context__, ClospError):  # of our reader of links, wrapped by pystac
-            raise e.__cause__ or e.__context__ from None
+        if isinstance(own := e.__cause__ or e.__context__, ClospError):  # of our reader of links, wrapped by pystac
+            raise own from None
         raise DamagedError(
             f'the catalog links to items that cannot be read ({type(e).__name__}); fetch it whole'
         ) from e

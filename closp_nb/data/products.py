@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlparse
-import numpy as np
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
 from ..sensors import ALL_SENSORS, S1, S2, S2L1C, Sensor, Tile, sensor
 from ..units import product_offset
@@ -71,7 +70,7 @@ def _scene(declared, id, s, files, notes=(), **about):
         notes = (*notes, *settle(fact, (getattr(declared, fact), 'told', ''))[1])
     return Scene(id, s, files, notes=tuple(notes), **(told | about))
 
-# %% ../../nbs/1_data/13_products.ipynb #13a70002
+
 def _cloud(files):
     return (str(files['SCL']), CLOUD_CLASSES) if 'SCL' in files else ()
 
@@ -180,8 +179,8 @@ def loose_scene(
         with open_raster(first) as d:
             if d.dtypes[0] == 'uint16':
                 raise InputError(
-                    f'{Path(first).name} has 16 bits, in which EO Browser stores reflectance x 65535, and scripts store '
-                    'reflectance x 10000; say scale=1.5259e-05 or scale=0.0001'
+                    f'{Path(first).name} has 16 bits, in which EO Browser stores reflectance x 65535, and scripts '
+                    'store reflectance x 10000; say scale=1.5259e-05 or scale=0.0001'
                 )
     about = dict(offset=offset, unit=declared.unit, time=day or time, nodata=0, cloud=_cloud(by), labels=labels)
     return _checked(_scene(declared, name, s, bands, (*note, *when), **about), facts)
@@ -428,14 +427,9 @@ def find_scenes(
     found.other.update(file_kind(f) for f in rest if os.path.abspath(f) not in found.seen and not is_side(f, known))
     return found
 
-
-def _take_all(found, root, rasters, rest, packed, told):
-    "Fill a `Found` with the scenes of a folder's files."
-    stac = sorted((f for f in rest if f.suffix.lower() == '.json'), key=lambda f: (f.name != 'catalog.json', f))
-    for f in stac:
-        with open(f, encoding='utf-8', errors='ignore') as text:
-            if '"stac_version"' in text.read(100_000):
-                found.take(f, lambda: _stac_scenes(f, None, told(f), root), [f])
+# %% ../../nbs/1_data/13_products.ipynb #13a6f002
+def _take_products(found, rasters, rest, packed, told):
+    "Fill a `Found` with products, in folders and in zips; each once."
     products = {f.parent for f in rest if re.fullmatch(r'MTD_MSI\w*\.xml', f.name)}
     products |= {
         f.parent.parent for f in rasters if f.parent.name == 'measurement' and f.parent.parent.suffix == '.SAFE'
@@ -460,6 +454,16 @@ def _take_all(found, root, rasters, rest, packed, told):
                 found.take(f, lambda: safe_scene(f, declared=told(f)))
         else:
             found.refuse(f, 'a packed archive; unpack it')
+
+
+def _take_all(found, root, rasters, rest, packed, told):
+    "Fill a `Found` with the scenes of a folder's files."
+    stac = sorted((f for f in rest if f.suffix.lower() == '.json'), key=lambda f: (f.name != 'catalog.json', f))
+    for f in stac:
+        with open(f, encoding='utf-8', errors='ignore') as text:
+            if '"stac_version"' in text.read(100_000):
+                found.take(f, lambda: _stac_scenes(f, None, told(f), root), [f])
+    _take_products(found, rasters, rest, packed, told)
     for where, reader, files in _groups([f for f in rasters if os.path.abspath(f) not in found.seen]):
         one = files if isinstance(files, list) else [files]
         found.take(where, lambda: reader(files, declared=told(one[0])), one)

@@ -94,7 +94,7 @@ DELIVERIES: dict[str, Callable[[Path], Truth]] = {
     ),
 }
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #5bd67b96
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #9ddfa9a2
 def _echoes(folder, name, how=np.asarray, metres=10, **more):
     "A file for each polarisation, from the speckled ground; pixels of 30 m repeat it three by three."
     power, k = ground(120).radar, metres // 10
@@ -141,6 +141,11 @@ def _control_points(folder):
     return Truth(tiles=0, left=1, refused='order the scene as RTC')
 
 
+def _one_polarisation(folder):
+    write_plain(folder / 'scene_VV.tif', ground(120).radar['VV'].astype('float32'))
+    return Truth(tiles=0, left=1, refused='need VV and VH')
+
+
 def _shipped(folder):
     write_sar_pair(folder, 'grd', 120)
     return Truth(tiles=0, left=1, refused='order the scene as RTC')
@@ -154,14 +159,10 @@ DELIVERIES |= {
     'an OPERA product': _opera,
     'radar with control points': _control_points,
     'a GRD as shipped': _shipped,
-    'one polarisation in a file': lambda f: (
-        _echoes(f, 'scene_{b}.tif'),
-        (f / 'scene_VH.tif').unlink(),
-        Truth(tiles=0, left=1, refused='need VV and VH'),
-    )[-1],
+    'one polarisation in a file': _one_polarisation,
 }
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #ac0f3ebd
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #ea240a74
 def _zip(folder, path):
     "Pack a product and remove it."
     with zipfile.ZipFile(path, 'w') as z:
@@ -197,7 +198,7 @@ def _early(folder):
     xml.write_text(text.replace('T33UUP_2021', 'L2A_T33UUP_2021'))
     return Truth(_light(), notes=('offset 0 (product',))
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #ea240a74
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #9d9b2a88
 def _amazon(folder, level='L2A'):
     "Bands without names in a folder that only its tileInfo.json explains."
     root = folder / 'tiles/33/U/UP/2021/7/11/0'
@@ -244,7 +245,7 @@ DELIVERIES |= {
     )[-1],
 }
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #9d9b2a88
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #81734b95
 def _item(root, id, collection, bands, keys, asset=lambda b: {}, add=0, **properties):
     "An item of version 1.0 or 1.1, and its rasters."
     version = properties.pop('version', '1.0.0')
@@ -276,7 +277,7 @@ def _one_item(*args, notes=(), version='1.0.0', **kw):
 
     return write
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #f4fff8d5
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #e851fae4
 def _five(folder):
     "Five items, of which one has two bands alone."
     made = [
@@ -305,7 +306,7 @@ def _astray(folder):
     )
     return Truth(planes, left=3, refused='outside of | lies on the web | nobody named')
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #fd5d4095
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #048b5fc5
 def _catalog(folder, style, note):
     "A catalog of linked items beside their collection, without the radar."
     items = write_stac(folder / 'stac', style, size=120, truth=smooth_ground())
@@ -369,7 +370,7 @@ DELIVERIES |= {
     'Planetary Computer': lambda f: _catalog(f, 'planetary-computer', 'offset 1000 (item: baseline 05.00'),
 }
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #7edd1681
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #d13dcdb7
 _DAYS = ('2021-07-11', '2021-07-16')
 _FACTORS = dict(zip(_DAYS, (1.0, 0.9)))
 
@@ -402,7 +403,7 @@ def _netcdf(path, cube, time='t', grid='crs', attrs=None, unit='days since 1990-
             d.attrs['grid_mapping'] = np.bytes_(grid)
             d.attrs.update(attrs or {})
 
-# %% ../../nbs/2_synthetic/25_deliveries.ipynb #0bba877e
+# %% ../../nbs/2_synthetic/25_deliveries.ipynb #fef777f4
 def _zarr(path, cube, time='time'):
     "A Zarr store of version 2, as xarray writes it."
 

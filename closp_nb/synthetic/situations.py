@@ -65,7 +65,7 @@ def coarse(
     return x.reshape(len(x) // k, k, -1, k).mean((1, 3))
 
 # %% ../../nbs/2_synthetic/24_situations.ipynb #cb42a219
-_FORMATS = {
+_FORMATS: dict[str, dict] = {
     '.jp2': dict(driver='JP2OpenJPEG', QUALITY=100, REVERSIBLE='YES'),
     '.img': dict(driver='ENVI'),
     '.png': dict(driver='PNG'),
@@ -88,7 +88,7 @@ def write_plain(
 ) -> Path:
     "Write a GeoTIFF, or by its ending another format, that says of itself what it is told to say."
     x = np.asarray(x) if np.ndim(x) == 3 else np.asarray(x)[None]
-    head = dict(driver='GTiff', count=len(x), height=x.shape[1], width=x.shape[2], dtype=x.dtype, crs=GROUND_CRS)
+    head: dict = dict(driver='GTiff', count=len(x), height=x.shape[1], width=x.shape[2], dtype=x.dtype, crs=GROUND_CRS)
     head |= dict(transform=rasterio.Affine(metres, 0, left, 0, -metres, top))
     head |= _FORMATS.get(path.suffix, {})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _radar(name='scene.tif', bands=('VV', 'VH'), names=None, how=np.asarray, dty
 
     return write
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #2cf7957f
+# %% ../../nbs/2_synthetic/24_situations.ipynb #693e6c41
 def _db100(p):
     return np.rint(1000 * np.log10(p))
 
@@ -202,7 +202,7 @@ SITUATIONS: dict[str, Callable[[Path], Truth]] = {
     ),
 }
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #14816787
+# %% ../../nbs/2_synthetic/24_situations.ipynb #d21659bf
 _EARTH_SEARCH = dict(
     zip(
         'red blue green nir08 nir rededge1 rededge2 rededge3 swir16 swir22 coastal nir09'.split(),
@@ -266,7 +266,7 @@ SITUATIONS |= {
     ),
 }
 
-# %% ../../nbs/2_synthetic/24_situations.ipynb #896efd16
+# %% ../../nbs/2_synthetic/24_situations.ipynb #762efa7e
 _HOLE = 400 / 120**2
 _INFRARED = ('B08', 'B8A', 'B09', 'B11', 'B12')
 
