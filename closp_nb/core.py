@@ -6,8 +6,8 @@
 __all__ = ['MARK', 'WAIT', 'ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError',
            'MissingDependencyError', 'DivergedError', 'sign_folder', 'check_writable', 'check_disjoint', 'lock_target',
            'put_back', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text', 'read_rows', 'stored_path',
-           'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded', 'Skipped', 'printable',
-           'no_formula']
+           'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded', 'Skipped', 'check_space',
+           'printable', 'no_formula']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
@@ -603,6 +603,19 @@ class Skipped:
     id: str  # the patch, file or window
     kind: str  # 'skipped' by a rule, or 'failed' because something is broken
     reason: str  # one line
+
+# %% ../nbs/0_basics/00_core.ipynb #d1c0a302
+def check_space(
+    path: str | Path,  # file or folder to write
+    need: int,  # bytes, about
+) -> None:  # raises `InputError` if the disk has less
+    "Refuse long work whose result will not fit."
+    home = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.is_dir())
+    if (free := shutil.disk_usage(home).free) < need:
+        raise InputError(
+            f'{path} will take about {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free; '
+            'make room, or choose another disk'
+        )
 
 # %% ../nbs/0_basics/00_core.ipynb #d1c0a102
 _ORDERS = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')

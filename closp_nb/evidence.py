@@ -109,7 +109,7 @@ def yaml_declared(
         return {}
     try:
         d = yaml.safe_load(f.read_text(encoding='utf-8')) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, OSError) as e:
         raise InputError(f'{f} is no YAML ({type(e).__name__}); write lines such as unit: linear') from e
     if not isinstance(d, dict):
         raise InputError(f'{f} holds no names and values; write lines such as unit: linear')
@@ -152,6 +152,8 @@ def guesses(
     cat,  # Catalog, or whatever has its table
 ) -> list[tuple[str, str]]:  # (id, note)
     "List the facts of a catalog's tiles that only their pixels suggest."
+    if 'notes' not in cat.table:  # written by another tool
+        return []
     return [(i, n) for i, notes in zip(cat.table.id, cat.table.notes) for n in notes if is_guess(n)]
 
 

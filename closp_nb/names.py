@@ -33,18 +33,33 @@ _COMMON = {  # names of STAC's eo extension and of index catalogues -> band
     'B09': 'nir09 watervapor watervapour',
     'B10': 'cirrus',
     'B11': 'swir16 swir1',
-    'B12': 'swir22 swir2',
+    'B12': 'swir22 swir2 swir3',
 }
 _BY_NAME = {name: band for band, names in _COMMON.items() for name in names.split()}
 _CODE = re.compile(r'B\d{1,2}A?|VV|VH|HH|HV')
 _NOISE = re.compile(r'10M|20M|60M|RAW|RTC|DB|LINEAR|DECIBEL')  # words that may follow a band
 
 
+def _unsigned(text):
+    "A path as it is; an address without its signature."
+    text = str(text)
+    return text.split('?')[0] if '://' in text or text.startswith('/vsi') else text
+
+
 def _words(text):
     "The words of a file's name, without its ending, or of a description; in capitals."
-    name = str(text).split('?')[0].replace('\\', '/').rstrip('/').rpartition('/')[2]
+    name = re.sub(r'(?i)VV ?\+ ?VH', '', _unsigned(text)).replace('\\', '/').rstrip('/').rpartition('/')[2]
     stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
     return [w for w in re.split(r'[^A-Z0-9]+', stem.upper()) if w]
+
+
+def _common(words):
+    "The common name that ends some words: how many of them it takes, and its band."
+    for n in (4, 3, 2, 1):
+        if b := _BY_NAME.get(name := ''.join(words[-n:]).lower()):
+            australian = name == 'swir2' and {'NBART', 'NBAR'} & set(words)  # there, swir 1 is a band of Landsat
+            return n, 'B11' if australian else b
+    return 0, None
 
 
 def _by_wavelength(text):
@@ -68,8 +83,7 @@ def band_name(
         return codes[-1]
     if codes:
         return None
-    ends = (''.join(words[-n:]).lower() for n in (4, 3, 2, 1))
-    return next((_BY_NAME[e] for e in ends if e in _BY_NAME), None) or _by_wavelength(text)
+    return _common(words)[1] or _by_wavelength(text)
 
 # %% ../nbs/0_basics/05_names.ipynb #b5a00e02
 def without_band(
@@ -82,14 +96,9 @@ def without_band(
     codes = {b, b.replace('B0', 'B')}
     kept = [w for w in words if w not in codes and not _NOISE.fullmatch(w)]
     if len(kept) == len([w for w in words if not _NOISE.fullmatch(w)]):  # a common name, in the last words
-        while (
-            kept
-            and _BY_NAME.get(''.join(kept).lower()) != b
-            and not any(_BY_NAME.get(''.join(kept[-n:]).lower()) == b for n in (1, 2, 3, 4))
-        ):
+        while kept and _common(kept)[1] != b:
             kept.pop()
-        n = next((n for n in (4, 3, 2, 1) if _BY_NAME.get(''.join(kept[-n:]).lower()) == b), 0)
-        kept = kept[: len(kept) - n]
+        kept = kept[: len(kept) - _common(kept)[0]]
     return '_'.join(kept)
 
 
@@ -101,6 +110,8 @@ def band_names(
     numbers = [re.sub(r'\D', '', t) if t and re.fullmatch(r'(?i)B\d{1,2}', t.strip()) else None for t in descriptions]
     if len(names) > 1 and numbers == [str(i) for i in range(1, len(names) + 1)]:
         return [None] * len(names)
+    if any(re.search(r'(?i)swir_?3$', t or '') for t in descriptions):  # of swir 2 and 3 the first is B11
+        names = ['B11' if re.search(r'(?i)swir_?2$', t or '') else n for n, t in zip(names, descriptions)]
     return names
 
 
@@ -110,7 +121,7 @@ def finest_files(
     "Sort Sentinel-2 rasters by the band in their names; of several sizes the finest."
     out: dict = {}
     for f in map(str, files):
-        name = f.split('?')[0]
+        name = _unsigned(f)
         m = re.search(r'_(\d\d)m(?:_|\.|$)|/R(\d\d)m/', name, re.I)
         b = 'SCL' if re.search(r'(?:^|[/_.])SCL(?:_\d\dm)?(?:\.\w+)?$', name, re.I) else band_name(name)
         if b and ((size := int(next(filter(None, m.groups())) if m else 0)) < out.get(b, (99,))[0]):
@@ -122,9 +133,7 @@ def polarisation(
     path: str | Path,
 ) -> str | None:  # 'VV', 'VH', 'HH' or 'HV'
     "Find the polarisation in a file name, if it holds exactly one; helper rasters of HyP3 hold none."
-    found = set(
-        re.findall(r'(?<![A-Za-z0-9])(VV|VH|HH|HV)(?![A-Za-z0-9])', str(path).split('?')[0].rpartition('/')[2].upper())
-    )
+    found = set(re.findall(r'(?<![A-Z0-9+])(VV|VH|HH|HV)(?![A-Z0-9+])', _unsigned(path).rpartition('/')[2].upper()))
     return found.pop() if len(found) == 1 else None
 
 # %% ../nbs/0_basics/05_names.ipynb #b5a0000a

@@ -47,7 +47,9 @@ class ProductFolder:
                 if z.getinfo(self.inner + name).file_size > 50_000_000:
                     raise DamagedError(f'{name} is too long for the XML of a product; fetch the product again')
                 return z.read(self.inner + name).decode('utf-8')
-        except (OSError, UnicodeDecodeError, zipfile.BadZipFile, RuntimeError) as e:
+        except RuntimeError as e:
+            raise IncompatibleError(f'{self.path.name} cannot be opened as it is ({e}); unpack it') from e
+        except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as e:
             raise DamagedError(f'{name} is no whole XML file; fetch the product again') from e
 
 # %% ../nbs/0_basics/08_safe.ipynb #5afe0008
@@ -81,7 +83,8 @@ def product_head(
         )
     if not heads:
         raise NotFoundError(
-            f'{folder.name} has no MTD_MSIL1C.xml or MTD_MSIL2A.xml; give the folder that ends in .SAFE'
+            f'{folder.name} has no MTD_MSIL1C.xml or MTD_MSIL2A.xml; '
+            + ('give the folder that ends in .SAFE' if folder.path.is_dir() else 'unpack it if it holds rasters')
         )
     granules = sorted({f.split('/')[1] for f in folder.names if re.match('GRANULE/[^/]+/', f)})
     if not granules:

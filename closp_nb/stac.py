@@ -87,6 +87,8 @@ def asset_address(
         return f'/vsicurl/{href}'
     if href.startswith('s3://'):
         return f'/vsis3/{href[5:]}'
+    if re.match(r'(?!file:)\w+://', href):
+        return f'/vsicurl/{href}'  # of a host that cannot be asked, which is told when it is opened
     return os.path.normpath(stored_path(href, base))
 
 
@@ -187,10 +189,19 @@ def _local_io(host):
 
     return LocalIO()
 
+# %% ../nbs/0_basics/07_stac.ipynb #57ac0f0a
+def _feature(pystac, d, f):
+    "An item of a collection in one file; or its name and an error, so that one bad item spoils itself alone."
+    try:
+        return pystac.ItemCollection.from_dict(d | dict(features=[f])).items[0]
+    except (*STAC_ERRORS, pystac.STACError, pystac.STACTypeError) as e:
+        id = f.get('id') if isinstance(f, dict) else ''
+        return str(id), DamagedError(f'STAC item {id} is not as the standard has it ({type(e).__name__}); save it anew')
+
 
 def read_stac(
     path: str | Path,  # of a JSON file; or its address
-):  # -> pystac's item, collection or catalog; raises `NotFoundError` or `DamagedError`
+):  # -> pystac's item or catalog, or a list of items and of (name, error); raises `NotFoundError` or `DamagedError`
     "Read a STAC file."
     pystac, text = import_pystac(), str(path)
     host = urlparse(text).netloc if '://' in text else ''
@@ -200,13 +211,12 @@ def read_stac(
     try:
         d = json.loads(io.read_text(text) if host else Path(path).read_text(encoding='utf-8-sig'))
         if d['type'] == 'FeatureCollection':
-            return pystac.ItemCollection.from_dict(d)
+            return [_feature(pystac, d, f) for f in d['features']]
         return (pystac.Item if d['type'] == 'Feature' else pystac.Catalog).from_file(text, stac_io=io)
     except ClospError:
         raise
     except (*STAC_ERRORS, pystac.STACError, pystac.STACTypeError) as e:
-        display = str(path).partition("?")[0]
-        display = str(path).partition("?")[0]
+        display = str(path).partition('?')[0] if host else path
         raise DamagedError(
             f'{display} is no STAC item collection, catalog or item ({type(e).__name__}); '
             'save the search result as JSON again'

@@ -19,7 +19,8 @@ from .sensors import S2RGB, Sensor
 class UnitGuess:
     "Tell what numbers look like, and why."
 
-    # dB, linear, amplitude, reflectance or DN; or numbers of no use: picture, percent, standardised, empty, unknown
+    # dB, linear, amplitude, reflectance or DN; or numbers of no use: picture, percent, 16 bits, standardised, empty,
+    # unknown
     unit: str
     evidence: str  # in words
     sure: bool = True  # False if the pixels do not decide
@@ -71,7 +72,7 @@ def guess_unit(
     if whole and lo >= 0 and mid > 2 and top < ok.max() <= 255:
         return UnitGuess('picture', f'{say}; whole numbers up to {ok.max():.0f}')
     if s.unit != 'dB':
-        return _light(s, say, lo, mid, hi, ok, whole)
+        return _light(s, say, lo, mid, hi, v, whole)
     return _radar(x, say, lo, mid, hi, whole, 2 if k > 1 else 1)
 
 
@@ -89,10 +90,16 @@ def _radar(x, say, lo, mid, hi, whole, step):
     return UnitGuess('linear' if a <= b + 2 else 'amplitude', why, b - a > _ODDS)
 
 
-def _light(s, say, lo, mid, hi, ok, whole):
+def _light(s, say, lo, mid, hi, v, whole):
     "The optical half of `guess_unit`."
     if mid > 2 and not whole and hi <= 110:
         return UnitGuess('percent', say)
+    # clouds and snow outshine a white sheet, but in blue as well
+    glaring = (v.max(0) > 1.2 * s.stored_scale) & (v[0] < 0.6 * v.max(0))
+    if whole and glaring.mean() > 0.1:
+        return UnitGuess(
+            '16 bits', f'{say}; {glaring.mean():.0%} of the pixels are brighter than a white sheet, and blue is not'
+        )
     if whole and hi > 1 or mid > 2:
         return UnitGuess('DN', say + ('; whole numbers' if whole else ''))
     if hi <= s.plausible[1] and lo >= s.plausible[0]:
@@ -147,6 +154,7 @@ def offset_in(
 _MEND = {
     'picture': 'these are grey values of a picture; read the product it was made from',
     'percent': 'say scale=0.01 if they are reflectance in percent',
+    '16 bits': 'say scale=1.526e-05 if 65535 stands for a reflectance of 1, as in exports of Sentinel Hub',
     'standardised': 'they were scaled for a network, which cannot be undone; read the product they were made from',
     'unknown': "say nodata= and the number if one of them means 'nothing was seen'; else check the product",
     'DN': 'calibrate to sigma0 or gamma0 first (SNAP, or an RTC product)',

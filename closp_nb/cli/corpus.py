@@ -160,7 +160,7 @@ def corpus_check_command(
         if bad:
             raise DamagedError(f'{len(bad)} of {n} tiles in {path} cannot be read; do not use it, or fetch it again')
         print(f'all {n} tiles can be read')
-    print(corpus_report(open_catalog(path), per_group))
+    print(to_shell(corpus_report(open_catalog(path), per_group), FACT_OPTIONS))
 
 
 def corpus_show_command(

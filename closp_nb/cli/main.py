@@ -6,6 +6,7 @@
 __all__ = ['COMMANDS', 'make_parser', 'normalize_words', 'run_command', 'main']
 
 # %% ../../nbs/8_commands/87_main.ipynb #ad74ddf3
+import errno
 import os
 import re
 import sys
@@ -125,6 +126,9 @@ def _run(name, words):
             raise
         return f"{name} needs {e.name}, which is not installed; pip install 'closp_nb[{extra}]'"
     except OSError as e:
+        if errno.ENOSPC in (e.errno, getattr(e.__cause__, 'errno', 0)) or f'[errno {errno.ENOSPC}]' in str(e).lower():
+            place = f' ({e.filename})' if e.filename else ''
+            return f'the disk is full{place}; make room, or choose another; what was there before is whole'
         path, reason = e.filename or 'a file', e.strerror or e
         return f'{path}: {reason}; check the path, its permissions and the space on the disk'
     except KeyboardInterrupt:

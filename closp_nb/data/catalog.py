@@ -362,7 +362,7 @@ def read_labels(
 ) -> tuple[dict, list]:  # path -> labels; and `Skipped` for what is wrong with the table
     "Read the labels that a table gives to the files of a folder."
     table = root / 'labels.csv'
-    if not table.exists():
+    if not table.is_file():
         return {}, []
     named, left, remark = read_label_table(table)
     bad = [Skipped(f'{table.name}, row {n}', 'skipped', why) for n, why in left]

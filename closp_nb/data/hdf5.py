@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['MAX_CHUNK', 'MAX_PACKING', 'COLLECTIONS', 'open_h5', 'close_corpora', 'is_own', 'own_dataset', 'tile_at',
-           'read_array', 'collection_of', 'write_tile', 'to_layout_split', 'from_layout_split', 'write_corpus',
-           'corpus_about', 'read_corpus', 'read_pixels']
+           'read_array', 'check_h5', 'new_h5', 'collection_of', 'write_tile', 'to_layout_split', 'from_layout_split',
+           'write_corpus', 'corpus_about', 'read_corpus', 'read_pixels']
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #0c4a3589
+import io
 import math
 import os
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from functools import lru_cache
 from pathlib import Path
 import numpy as np
@@ -179,6 +180,64 @@ def read_array(
         d.read(h5py.h5s.ALL, h5py.h5s.ALL, x)
         return x
 
+# %% ../../nbs/1_data/10_hdf5.ipynb #d1c0a202
+class _Patient(io.FileIO):
+    "A file that keeps the first error of writing and drops what comes after."
+
+    def __init__(self, path):
+        super().__init__(path, 'w+b')
+        self.path, self.error = path, None
+
+    def _unless_full(self, write, *args):
+        try:
+            return write(*args) if self.error is None else 0
+        except OSError as e:
+            self.error = OSError(e.errno, e.strerror, str(self.path))
+            return 0
+
+    def write(self, b):
+        rest = memoryview(b).cast('B')
+        while len(rest) and self.error is None:
+            rest = rest[self._unless_full(super().write, rest) :]
+        return memoryview(b).nbytes
+
+    def truncate(self, size=None):
+        self._unless_full(super().truncate, size)
+        return size
+
+    def readinto(self, b):
+        n = super().readinto(b)
+        memoryview(b).cast('B')[n:] = bytes(len(b) - n)  # what was dropped reads as nought
+        return len(b)
+
+
+_new: dict = {}  # number of a file that is being written -> what it is written to
+
+
+def check_h5(
+    h5: h5py.File,  # from `new_h5`
+) -> None:  # raises `OSError` if the disk is full
+    "Tell whether all that was written could be written."
+    if (raw := _new.get(h5.id.id)) and raw.error:
+        raise raw.error
+
+
+@contextmanager
+def new_h5(
+    path: str | Path,  # replaced if it is there
+) -> Iterator[h5py.File]:  # raises `OSError` at the end if the disk is full
+    "Open an HDF5 file to write."
+    with _Patient(path) as raw:
+        with h5py.File(raw, 'w') as f:
+            number = f.id.id
+            _new[number] = raw
+            try:
+                yield f
+            finally:
+                del _new[number]
+        if raw.error:
+            raise raw.error
+
 # %% ../../nbs/1_data/10_hdf5.ipynb #c691e3a4
 COLLECTIONS = {
     'benv2s2': S2,
@@ -251,6 +310,7 @@ def write_tile(
     g.attrs.update(crs=epsg, timestamp=tile.time, labels=list(tile.labels))
     if tile.event:
         g.attrs['event'] = tile.event
+    check_h5(h5)
 
 # %% ../../nbs/1_data/10_hdf5.ipynb #ff8bcc24
 def to_layout_split(
@@ -279,17 +339,16 @@ def write_corpus(
     close_corpora()  # a corpus that is replaced must not stay open
     with atomic_folder(folder, overwrite=overwrite) as tmp:
         shards, rows = {}, []
-        with h5py.File(tmp / 'crisislandmark.h5', 'w') as main:
+        with ExitStack() as stack:
+            main = stack.enter_context(new_h5(tmp / 'crisislandmark.h5'))
             main.attrs['origin'] = origin
             for t in tiles:
                 name = _SHARD.get(collection_of(t.id), collection_of(t.id)) + '.h5'
                 if name not in shards:
-                    shards[name] = h5py.File(tmp / name, 'w')
+                    shards[name] = stack.enter_context(new_h5(tmp / name))
                 write_tile(shards[name], t)
                 main[t.id] = h5py.ExternalLink(name, f'/{t.id}')
                 rows.append(dict(key=t.id, labels=list(t.labels)))
-        for f in shards.values():
-            f.close()
         m = pd.DataFrame(rows)
         m.insert(1, 'split', to_layout_split(splits(m) if splits else ['gallery'] * len(m)))
         m.to_parquet(tmp / 'metadata.parquet')

@@ -12,6 +12,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from urllib.parse import urlparse
@@ -23,7 +24,7 @@ from ..names import all_files, cube_layers, CUBES, some_files, SUFFIXES, time_in
 from ..evidence import Declared, settle, split_declared, yaml_declared
 from ..stac import asset_address, check_inside, import_pystac, item_facts, read_stac, stac_items
 from ..safe import ben_labels, product_head, ProductFolder, read_xml, told_beside, xml_offset
-from ..places import display_name, file_kind, Found, is_side, PACKED, walk_files
+from ..places import display_name, file_fault, file_kind, Found, is_side, PACKED, walk_files
 from .rasters import allow_host, guess_bands, open_raster, tag_labels, tag_offset
 from .scenes import CLOUD_CLASSES, Scene, scene_tiles
 
@@ -328,11 +329,14 @@ def _stac_scenes(source, collection, declared, root='', walked=True):
         web = '://' in str(source)
         base = '' if web else os.path.dirname(os.path.abspath(source))
         source = read_stac(source)
-    items = [i for i in stac_items(source) if collection in (None, i.collection_id)]
+    items = [i for i in stac_items(source) if isinstance(i, tuple) or collection in (None, i.collection_id)]
     if not items:
         of = f' of collection {collection!r}' if collection else ''
         raise NotFoundError(f'no items{of} in this STAC source; check the search')
     for i in items:
+        if isinstance(i, tuple):  # (name, error)
+            yield i
+            continue
         try:
             yield _item_scene(i, base, declared, root, walked)
         except ClospError as e:
@@ -399,10 +403,11 @@ def find_scenes(
         return _web_scenes(path, declared)
     root = Path(path)
     if not root.exists():
-        raise NotFoundError(f'{root} is not a folder; check the path')
-    files = list(walk_files(root)) if root.is_dir() and root.suffix != '.zarr' else [root]
-    found.files, top = len(files), root if root.is_dir() else root.parent
+        raise NotFoundError(f'{root} is not there; check the path')
+    top = root if root.is_dir() else root.parent
     found.root = str(top)
+    files = list(walk_files(root, found.closed)) if root.is_dir() and root.suffix != '.zarr' else [root]
+    found.files = len(files)
 
     def told(f):
         return declared.under(_facts_of(Path(f).parent if Path(f).suffix else Path(f), top, memory))
@@ -411,10 +416,10 @@ def find_scenes(
     for f in files:
         if not str(f).isprintable() or any('\udc80' <= c <= '\udcff' for c in str(f)):
             found.refuse(ascii(f.name), 'its name is no text (UTF-8); rename it')
-        elif not (f.is_file() or f.is_dir()):
-            found.refuse(f, 'is no file but a pipe, a device or a link to nothing; take it away')
         elif file_kind(f).startswith('leftovers'):
             found.other[file_kind(f)] += 1
+        elif f.suffix.lower() in (*SUFFIXES, *PACKED, '.json', '.xml') and (why := file_fault(f)):
+            found.refuse(f, why)
         elif f.suffix.lower() in PACKED:
             packed.append(f)
         elif f.suffix.lower() in SUFFIXES or f.suffix == '.zarr':
@@ -430,7 +435,7 @@ def find_scenes(
 # %% ../../nbs/1_data/13_products.ipynb #13a6f002
 def _take_products(found, rasters, rest, packed, told):
     "Fill a `Found` with products, in folders and in zips; each once."
-    products = {f.parent for f in rest if re.fullmatch(r'MTD_MSI\w*\.xml', f.name)}
+    products = {f.parent for f in rest if re.fullmatch(r'MTD_MSI(?!L2[FH])\w*\.xml', f.name)}  # those are Sen2Like's
     products |= {
         f.parent.parent for f in rasters if f.parent.name == 'measurement' and f.parent.parent.suffix == '.SAFE'
     }
@@ -460,7 +465,7 @@ def _take_all(found, root, rasters, rest, packed, told):
     "Fill a `Found` with the scenes of a folder's files."
     stac = sorted((f for f in rest if f.suffix.lower() == '.json'), key=lambda f: (f.name != 'catalog.json', f))
     for f in stac:
-        with open(f, encoding='utf-8', errors='ignore') as text:
+        with suppress(FileNotFoundError), open(f, encoding='utf-8', errors='ignore') as text:  # it may be gone by now
             if '"stac_version"' in text.read(100_000):
                 found.take(f, lambda: _stac_scenes(f, None, told(f), root), [f])
     _take_products(found, rasters, rest, packed, told)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRIVERS', 'ENV', 'tile_grid', 'allow_host', 'open_raster', 'read_raster', 'check_numbers', 'check_location',
            'crs_text', 'file_scale', 'file_unit', 'tag_labels', 'tag_offset', 'preview', 'guess_bands', 'Grid',
-           'grid_of', 'class_window', 'area_labels', 'check_labels', 'write_geotiff']
+           'grid_of', 'class_window', 'area_labels', 'check_labels', 'class_rasters', 'write_geotiff']
 
 # %% ../../nbs/1_data/11_rasters.ipynb #1a570004
 import json
@@ -28,7 +28,7 @@ from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, a
 from ..sensors import ALL_SENSORS, S1, S2, S2L1C, S2RGB, Sensor, TILE, Tile
 from ..units import guess_unit
 from ..labels import fitting, labels_by_area, unknown_codes
-from ..geodesy import from_lonlat, to_lonlat
+from ..geodesy import from_lonlat, km_between, to_lonlat
 from ..places import display_name, local_path
 
 # %% ../../nbs/1_data/11_rasters.ipynb #1a570007
@@ -280,7 +280,8 @@ def guess_bands(
             if abs(gap) > 1:
                 names = ['VV', 'VH'] if gap > 0 else ['VH', 'VV']
                 return names, (f'bands {" ".join(names)} (pixels: VV is the stronger echo, here by {abs(gap):.1f})',)
-    if count == 13 and s != S1:
+    flat = {bool(np.nanstd(p) > 0) for p in x}
+    if count == 13 and s != S1 and len(flat) == 1:  # one plane without relief is a mask
         dark = int(np.argmin([np.nanmedian(p) for p in x]))
         if dark in (9, 10):
             names = list(S2L1C.names) if dark == 10 else [b for b in S2L1C.names if b != 'B8A'] + ['B8A']
@@ -307,11 +308,12 @@ def _metres(d, crs):
     if not crs:
         return 10.0, 10.0
     c, t = rasterio.CRS.from_string(crs), d.transform
-    if not c.is_geographic:
-        unit = c.linear_units_factor[1]
-        return t.a * unit, -t.e * unit
-    middle = np.radians((d.bounds.bottom + d.bounds.top) / 2)
-    return t.a * 111_320 * np.cos(middle), -t.e * 111_320
+    x, y = t * (d.width / 2, d.height / 2)
+    here, right, down = zip(*to_lonlat(np.array([x, x + t.a, x]), np.array([y, y, y + t.e]), crs))
+    seen = km_between(here, right) * 1000, km_between(here, down) * 1000
+    unit = 1.0 if c.is_geographic else c.linear_units_factor[1]
+    told = t.a * unit, -t.e * unit
+    return told if np.allclose(told, seen, rtol=0.02) else seen  # web maps stretch what lies far from the equator
 
 
 def grid_of(
@@ -335,8 +337,9 @@ def grid_of(
         h, w = max(TILE, round(h * k)), max(TILE, round(w * k))
         notes.append(f'{was[0]} x {was[1]} pixels stretched to {h} x {w}')
         dx, dy = dx / k, dy / k
-    if not 0.9 < dx / 10 < 1.1:
-        notes.append(f'pixels of {dx:.3g} m, not 10')
+    if not (0.9 < dx / 10 < 1.1 and 0.9 < dy / 10 < 1.1):
+        size = f'{dx:.3g}' if 0.9 < dx / dy < 1.1 else f'{dx:.3g} x {dy:.3g}'
+        notes.append(f'pixels of {size} m, not 10')
     t = d.transform * rasterio.Affine.scale(d.width / w, d.height / h)
     return Grid(crs, t, h, w), tuple(notes)
 
@@ -413,6 +416,14 @@ def check_labels(
         )
     share, hint = sum(lost.values()) / codes.count(), f' (all codes fit {fits})' if fits else ''
     return f'{share:.0%} of the labels unknown: codes {strange} are not in {nomenclature}{hint}'
+
+
+def class_rasters(
+    labels: str | Path,  # a class raster, or a folder of them
+) -> list[Path]:  # of the folder; none if it is a raster itself
+    "List the class rasters of a folder."
+    d = Path(labels)
+    return [f for f in sorted(d.iterdir()) if f.suffix.lower() in ('.tif', '.tiff', '.jp2')] if d.is_dir() else []
 
 # %% ../../nbs/1_data/11_rasters.ipynb #35674e5e
 def write_geotiff(

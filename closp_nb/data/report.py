@@ -128,7 +128,7 @@ def _unit_row(cat, rows):
         notes += t.notes
         if expected and expected != pixel_hash(t.pixels):
             wrong.append(_CHANGED)
-    low, median, high = np.percentile(np.concatenate(values), [1, 50, 99]) if values else [np.nan] * 3
+    low, median, high = np.nanpercentile(np.concatenate(values), [1, 50, 99]) if values else [np.nan] * 3
     done = _tally([n.partition(' (pixels: ')[0] for n in notes])
     return dict(read=len(values), low=low, median=median, high=high), dict(done=done, wrong=_tally(wrong))
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save as safe_bytes
 from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, atomic_folder
 from ..sensors import ALL_SENSORS
 from ..labels import LABELS
@@ -74,7 +74,7 @@ def save_model(
     "Write a model folder."
     description, weights = _description(model), _weights(model)
     with atomic_folder(folder, overwrite) as tmp:
-        save_file(weights, tmp / 'weights.safetensors')
+        (tmp / 'weights.safetensors').write_bytes(safe_bytes(weights))  # a full disk is an OSError here
         signed = description | {'fingerprint': _hash(description, weights)}
         (tmp / 'model.json').write_text(json.dumps(signed, indent=1))
     return Path(folder)

@@ -22,11 +22,12 @@ def normalize(
     s: Sensor,
 ):  # of the same type, with mean about 0 and spread about 1 per band
     "Scale pixels for a model: each band with mean 0 and spread 1; a band that is absent (NaN) is 0."
+    mean, std = s.mean[:, None, None], s.std[:, None, None]
     if isinstance(x, torch.Tensor):
-        like, no_nan = torch.as_tensor, torch.nan_to_num
-    else:
-        like, no_nan = np.asarray, np.nan_to_num
-    return no_nan((x - like(s.mean[:, None, None])) / like(s.std[:, None, None]))
+        y = (x - torch.as_tensor(mean)) / torch.as_tensor(std)
+        return torch.nan_to_num(y) if torch.isnan(y[..., 0, 0]).any() else y
+    y = (x - mean) / std
+    return np.nan_to_num(y) if np.isnan(y[..., 0, 0]).any() else y
 
 # %% ../../nbs/3_models/30_loaders.ipynb #f80210d8
 FLIPS = ('none', 'flips', 'dihedral')

@@ -25,6 +25,7 @@ from closp_nb.core import (
     MissingDependencyError,
     NotFoundError,
     atomic_folder,
+    check_space,
 )
 from ..data.catalog import Catalog, open_catalog
 from ..models.folder import fingerprint, load_model
@@ -59,6 +60,7 @@ def start_parts(
                 f'{out} holds vectors of something else ({", ".join(differ)} differ); name another folder, or remove it'
             )
         return about
+    check_space(out, 4 * len(cat) * m.recipe.model.dim)
     with atomic_folder(out) as tmp:
         cat.save(tmp / 'catalog.parquet')
         (tmp / 'parts.json').write_text(json.dumps(about, indent=1))

@@ -21,13 +21,20 @@ from ..geodesy import km_between
 from ..data.catalog import Catalog
 
 # %% ../../nbs/5_search/55_hits.ipynb #b457b596
+def _write_gis(frame, path, **options):
+    "Write a frame by way of memory, since GDAL does not tell a full disk in a way that can be mended."
+    whole = io.BytesIO()
+    frame.to_file(whole, **options)
+    path.write_bytes(whole.getvalue())
+
+
 def _write_frame(frame, path):
     "Write a frame of hits in the format of the name's ending."
     lists = {c: frame[c].map('; '.join) for c in ('labels', 'raw_labels')}
     writers = {
         '.parquet': lambda p: frame.to_parquet(p),
-        '.geojson': lambda p: frame.assign(**lists).to_file(p, driver='GeoJSON'),
-        '.gpkg': lambda p: frame.assign(**lists).to_file(p, driver='GPKG', layer='hits'),
+        '.geojson': lambda p: _write_gis(frame.assign(**lists), p, driver='GeoJSON'),
+        '.gpkg': lambda p: _write_gis(frame.assign(**lists), p, driver='GPKG', layer='hits'),
         '.csv': lambda p: frame.assign(**lists).drop(columns='geometry').map(no_formula).to_csv(p, index=False),
     }
     if path.suffix not in writers:

@@ -13,7 +13,7 @@ import random
 from pathlib import Path
 import numpy as np
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from ..core import DamagedError, IncompatibleError, InputError, atomic_folder
@@ -136,7 +136,7 @@ def write_checkpoint(
     "Write a checkpoint, then remove older ones."
     path = Path(folder) / f"{plain['epoch']:04d}-{plain['batch']:07d}"
     with atomic_folder(path, overwrite=True) as tmp:
-        save_file(tensors, tmp / 'state.safetensors')
+        (tmp / 'state.safetensors').write_bytes(save(tensors))  # a full disk is an OSError here
         body = plain | dict(format=_FORMAT, run=run, tensors=_hash((tmp / 'state.safetensors').read_bytes()))
         (tmp / 'state.json').write_text(json.dumps(dict(hash=_hash(_packed(body).encode()), **body)))
     for old in checkpoints(folder)[:-keep]:
