@@ -7,7 +7,6 @@ __all__ = ['safe_scene', 'sar_scene', 'loose_scene', 'geotiff_scene', 'cube_scen
            'band_files', 'read_bands']
 
 # %% ../../nbs/1_data/13_products.ipynb #13d00001
-import json
 import os
 import re
 import zipfile
