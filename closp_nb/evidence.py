@@ -81,7 +81,7 @@ def read_declared(
             if k in ('scale', 'offset', 'nodata'):
                 out[k] = float(v)
             elif k == 'bands':
-                out[k] = tuple(v) if isinstance(v, (list, tuple)) else tuple(str(v).replace(' ', '').split(','))
+                out[k] = tuple(v) if isinstance(v, (list, tuple)) else str(v)
             else:
                 out[k] = str(v)
         except (TypeError, ValueError) as e:
@@ -152,9 +152,8 @@ def guesses(
     cat,  # Catalog, or whatever has its table
 ) -> list[tuple[str, str]]:  # (id, note)
     "List the facts of a catalog's tiles that only their pixels suggest."
-    if 'notes' not in cat.table:  # written by another tool
-        return []
-    return [(i, n) for i, notes in zip(cat.table.id, cat.table.notes) for n in notes if is_guess(n)]
+    rows = zip(cat.table.id, cat.table.get('notes', []))  # a table may lack the column
+    return [(i, n) for i, notes in rows for n in notes if is_guess(n)]
 
 
 def guess_lines(
