@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from shapely.geometry import Point
 from tqdm.auto import tqdm
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
-from ..core import atomic_write, stored_path
+from ..core import atomic_write, note_input, stored_path
 from ..sensors import ALL_SENSORS, Tile
 from ..labels import caption, harmonize, read_label_table
 from ..geodesy import check_centre, footprint
@@ -275,6 +275,7 @@ def _load(path, file):
         raise DamagedError(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; make it again') from e
     home = '' if str(path.parent) == '.' else str(path.parent)
     moved = table.path.map({p: stored_path(p, home) for p in table.path.unique()})
+    note_input(path, *{os.path.dirname(p) for p in moved.unique()})
     return _whole(table.assign(path=moved)), wkb
 
 # %% ../../nbs/1_data/14_catalog.ipynb #e51aa756
