@@ -174,7 +174,8 @@ def _contradiction(v, s, unit):
         doubt = f'their pixels do not decide ({v.evidence})'
         return f'{s.name} numbers are power or amplitude, and {doubt}; {_MEND["amplitude"]}'
     if unit and unit != v.unit and (v.sure or 'dB' in (unit, v.unit)):
-        return f'{s.name} numbers are declared {unit} but look like {v}; find out which is true and say that'
+        which = f"find out which is true and say unit='{v.unit}' or unit='{unit}'"
+        return f'{s.name} numbers are declared {unit} but look like {v}; {which}'
     return ''
 
 

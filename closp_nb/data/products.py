@@ -113,7 +113,7 @@ def _raster_paths(files):
 def _where(paths):
     "The folder of some files, above folders that only sort them by size or kind."
     where = Path(display_name(paths[0])).parent if paths else Path('the list')
-    return where.parent if re.fullmatch(r'(?i)measurement|R?\d\dm', where.name) else where
+    return where.parent if re.fullmatch(r'(?i)measurement|R?\d\dm|B\d\d?A?|V[VH]', where.name) else where
 
 
 def sar_scene(
@@ -226,7 +226,7 @@ def _layer_scene(declared, path, id, names, layers, time, note=(), tags=None):
     files = {b: layers[names.index(b)][:2] for b in s.names if b in names}
     if extra := [n for n in names if n and n not in s.names]:
         note = (*note, f'left out {", ".join(extra)}')
-    if [n for n in names if n in files] != list(files):
+    if [n for n in names if n in files] != list(files) and len({raster for raster, *_ in layers}) == 1:
         note = (*note, f'bands reordered from {" ".join(n for n in names if n in files)}')
     text = next((t for (_, _, t), n in zip(layers, names) if n in files and t), '') if s == S1 else ''
     named = named_unit(text or path)[0] if s == S1 else ''
@@ -269,6 +269,8 @@ def _planes(path):
     "(raster, number, variable, step, time, band) of all planes of a cube; axes and lone numbers are passed over."
     with open_raster(path) as d:
         subs = d.subdatasets or [str(path)]
+    if str(path).endswith('.zarr'):
+        subs.sort()  # or they come as the disk lists them
     for sub in subs:
         try:
             with open_raster(sub) as d:
@@ -301,7 +303,8 @@ def cube_scenes(
                 f"{name} holds {', '.join(dict.fromkeys(p[2] for p in planes))[:80]}, which name no bands; name its "
                 f"{len(planes)} planes in this order, - for one to leave out, as in bands='B02,B03,...'"
             )
-        id = '_'.join(filter(None, (Path(path).stem, planes[0][4] or step)))
+        once = planes[0][4] and sum(p[0][4] == planes[0][4] for p in steps.values()) == 1
+        id = '_'.join(filter(None, (Path(path).stem, planes[0][4], '' if once else step)))
         time = planes[0][4], 'file', 'its time axis'
         out.append(_layer_scene(declared, path, id, names, [(p[0], p[1], p[2]) for p in planes], time, told))
     return out if 'declared' in facts else [s.check() for s in out]

@@ -80,6 +80,7 @@ def _sh(x):
 _HUB = '2021-07-11-00_00_2021-07-11-23_59_Sentinel-2_L2A_{b}_(Raw).tiff'
 DELIVERIES: dict[str, Callable[[Path], Truth]] = {
     'a file for each band': lambda f: Truth(_bands(f, 'T33UUP_20210711T101031_{b}_{m}m.tif', size=240), 4),
+    'a folder for each band': lambda f: Truth(_bands(f, '{b}/S2_20210711T101031_{b}.tif')),
     'numbers as band names': lambda f: Truth(_bands(f, 'patch_{e}.tif')),
     'a clip whose bands begin elsewhere': lambda f: Truth(_bands(f, 'clip_{b}.tif', size=240, cut=30)),
     'masks beside the bands': _hidden_bands,
@@ -316,6 +317,15 @@ def _catalog(folder, style, note):
     return Truth(_light(), notes=(note,))
 
 
+def _namesakes(folder):
+    "Two items of one name in one file: both are read, under names of their own."
+    item, planes = _item(folder, 'scene', 'mine', L2A, L2A)
+    _bands(folder / 'other', '{b}.tif', metres=10)
+    other = json.loads(json.dumps(item).replace('./scene/', './other/'))
+    _items(folder, item, other)
+    return Truth(planes, 2)
+
+
 def _flagged(flag):
     return {'sentinel:boa_offset_applied': flag, 'sentinel:processing_baseline': '04.00'}
 
@@ -362,6 +372,7 @@ DELIVERIES |= {
         [*list(RESOLUTION)[:10], 'B11', 'B12'],
     ),
     'one of five items lacks bands': _five,
+    'two items of one name': _namesakes,
     'an item of four bands': _one_item(
         'scene', 'sentinel-2-l2a', ['B02', 'B03', 'B04', 'B08'], ['B02', 'B03', 'B04', 'B08'], notes=('4 of 12 bands',)
     ),
@@ -429,7 +440,7 @@ def _zarr(path, cube, time='time'):
     array('x', LEFT + 5 + 10.0 * np.arange(120), ['x'])
     array('spatial_ref', np.array(32633, '<i8'), [], crs_wkt=wkt, spatial_ref=wkt)
     for b, x in cube.items():
-        array(b, x, [time, 'y', 'x'], grid_mapping='spatial_ref')
+        array(b, x, [time, *(['band'] if x.ndim == 4 else []), 'y', 'x'], grid_mapping='spatial_ref')
     (path / '.zgroup').write_text('{"zarr_format": 2}')
 
 
@@ -445,6 +456,18 @@ def _cube(write, name, bands=L2A, flat=False, add=0, **kw):
     return fill
 
 
+def _two_passes(folder):
+    "Two orbits on one day, and a time axis that counts days: equal times, and still two scenes."
+    _netcdf(folder / 'openEO.nc', {b: np.stack([x[0], x[0]]) for b, x in _steps(L2A).items()}, at=(11514, 11514))
+    return Truth(_light(), 2)
+
+
+def _axis_of_bands(folder):
+    "One variable along time and bands, whose names GDAL does not read."
+    _zarr(folder / 'stack.zarr', dict(stack=np.stack(list(_steps(L2A).values()), 1)))
+    return Truth(_light(), 2, factors=_FACTORS, refused='which name no bands', mend=dict(bands=','.join(L2A)))
+
+
 _ODC = dict(
     time='time',
     grid='spatial_ref',
@@ -458,5 +481,7 @@ DELIVERIES |= {
     'a cube of odc-stac': _cube(_netcdf, 'cube.nc', **_ODC, notes=('offset 1000 (file',)),
     'a cube of one time': _cube(_netcdf, 'S2_20210711T101031.nc', flat=True, notes=('time 2021-07-11T10:10:31 (name',)),
     'a cube of four bands': _cube(_netcdf, 'openEO.nc', ['B02', 'B03', 'B04', 'B08']),
+    'a cube with two passes on a day': _two_passes,
+    'a cube with an axis of bands': _axis_of_bands,
     'a cube as Zarr': _cube(_zarr, 'cube.zarr'),
 }

@@ -74,6 +74,7 @@ def test_situation(tmp_path, name):
     if truth.refused and not truth.mend:
         for words in truth.refused.split(' | '):
             assert any(words in why for _, why in report), (words, [*report])
+    assert cat.table.id.is_unique
     if truth.factors:
         assert {t[:10] for t in cat.table.time} == set(truth.factors)
     for i, row in enumerate(cat.table.itertuples()):
