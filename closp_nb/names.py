@@ -104,7 +104,9 @@ def band_names(
     descriptions: Sequence[str | None],  # of a raster's bands
 ) -> list[str | None]:  # None where a description names none
     "Read the names of a raster's bands; a mere numbering (B1, B2, B3 ...) names none."
-    names = [band_name(t) for t in descriptions]
+    for t in filter(None, descriptions):
+        check_satellite(t)
+    names = [band_name((t or '').replace('/', ' ')) for t in descriptions]  # VV/VH is a ratio, not a path
     numbers = [re.sub(r'\D', '', t) if t and re.fullmatch(r'(?i)B\d{1,2}', t.strip()) else None for t in descriptions]
     if len(names) > 1 and numbers == [str(i) for i in range(1, len(names) + 1)]:
         return [None] * len(names)
@@ -136,9 +138,10 @@ def polarisation(
 
 # %% ../nbs/0_basics/05_names.ipynb #b5a0000a
 _FOREIGN = {
-    'Landsat': r'(?:^|[/_.-])(?:LC0[89]|L[CEOT]0[4-9]|LE07|LT0[45]|HLS[._]L30|HLSL30|LANDSAT)',
-    'MODIS': r'(?:^|[/_.-])(?:M[OYC]D(?:09|13|43)[A-Z]*\d?)[._]',
-    'Sentinel-3': r'(?:^|[/_.-])S3[AB]_',
+    'Landsat': r'(?:^|[/_.-])(?:LC0[89]|L[CEOT]0[4-9]|LE07|LT0[45]|HLS[._]L30|HLSL30|LANDSAT|S[RT]_B\d|QA_PIXEL)',
+    'MODIS': r'(?:^|[/_.-])(?:M[OYC]D(?:09|13|43)[A-Z]*\d?)[._]|SUR_REFL_B\d',
+    'Sentinel-3': r'(?:^|[/_.-])S3[AB]_|^OA\d\d_',
+    'PlanetScope or WorldView': r'PSSCENE|PSORTHO|ANALYTICMS|_3B_|^GREEN_I$|^YELLOW$',
 }
 
 

@@ -231,6 +231,8 @@ class _Rasters(_Layers):
             edge = binary_dilation(gap.all(0), iterations=6)
             x[gap & ~edge & self.zeros[:, None, None]] = 0.0
         x[:, (x == 0).all(0)] = np.nan  # nothing in any band is a gap, declared or not
+        if len(x) > 2:
+            x[:, (x < 0).all(0) & (x == x[0]).all(0)] = np.nan  # and so is one number below nothing in all of them
         return x, notes
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a50008
@@ -251,7 +253,7 @@ def _file_facts(r):
         facts.add((*file_scale(r.opened[path], i), file_unit(r.opened[path], i)))
     if len(facts) > 1:
         raise IncompatibleError(
-            f'{r.scene.id}: its bands declare different scales ({", ".join(map(str, sorted(facts, key=str))[:120])}); '
+            f'{r.scene.id}: its bands declare different scales ({", ".join(sorted(map(str, facts)))[:120]}); '
             'bring them to one with gdal_translate -unscale'
         )
     return facts.pop()
@@ -263,6 +265,8 @@ def _decide(r, x):
     if s == S2RGB:
         return replace(scene, unit='DN', scale=1 / s.stored_scale, offset=s.offset, decided=True)
     scale, offset, unit = _file_facts(r)
+    if scale == 1 and s.unit == 'reflectance' and all(np.dtype(d.dtypes[0]).kind in 'iu' for d in r.opened.values()):
+        scale = None  # an offset alone, of digital numbers
     said = 'the scale and offset of its bands'
     told = next((n for n in scene.notes if n.startswith('offset ')), 'offset (told)')
     if scale is not None and scene.offset is not None and '(told' not in told:
