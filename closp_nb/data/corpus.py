@@ -12,6 +12,7 @@ import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,12 +22,12 @@ import pandas as pd
 from tqdm.auto import tqdm
 from ..core import check_disjoint, check_writable, ClospError, DamagedError, IncompatibleError, InputError
 from ..core import no_formula, NotFoundError, Skipped
-from ..sensors import S1, S2, S2L1C, Tile
+from ..sensors import S1, S2, S2L1C
 from ..units import convert
 from ..names import as_sensor
 from ..evidence import Declared, split_declared
 from .hdf5 import close_corpora, new_h5, read_corpus, to_layout_split, write_tile
-from .rasters import check_labels
+from .rasters import check_labels, class_rasters
 from .scenes import decide, scene_tiles
 from .products import find_scenes
 from ..places import files_line
@@ -117,18 +118,12 @@ def _decided(f, name):
     return s, len(s.windows())
 
 
-def _class_rasters(labels):
-    "The rasters of a folder; none if `labels` is one itself."
-    d = Path(labels)
-    return [f for f in sorted(d.iterdir()) if f.suffix.lower() in ('.tif', '.tiff', '.jp2')] if d.is_dir() else []
-
-
 def _class_raster(labels, scene):
     "The class raster of a scene."
     d, stem = Path(labels), Path(next(iter(scene.files.values()))[0]).stem
     if not d.is_dir():
         return labels
-    fits = [f for f in _class_rasters(d) if f.stem in (stem, scene.id)]
+    fits = [f for f in class_rasters(d) if f.stem in (stem, scene.id)]
     if len(fits) != 1:
         raise NotFoundError(
             f'{d.name} holds {len(fits)} class rasters named {scene.id} or {stem}, and one is meant; '
@@ -137,17 +132,16 @@ def _class_raster(labels, scene):
     return fits[0]
 
 
-def _count(scene):
-    try:
+def _tiles_in(scene):
+    with suppress(ClospError):
         return len(scene.windows())
-    except ClospError:
-        return 1  # the item will fail, and say why
+    return 1  # the item will fail, and say why
 
 
 def _own_source(f):
     def find(folder):
         _, scenes, _, left = _own(f)
-        items = [(n, f'{k:06d}') for n, s in scenes.items() for k in range(0, _count(s), _TILES_PER_ITEM)]
+        items = [(n, f'{k:06d}') for n, s in scenes.items() for k in range(0, _tiles_in(s), _TILES_PER_ITEM)]
         return items + [('', id) for id in sorted(left)]  # a file that is no scene is an item too
 
     def read(folder, item):
@@ -159,10 +153,11 @@ def _own_source(f):
         raster = _class_raster(f.labels, s) if f.labels else None
         corners = s.windows()[int(k) : int(k) + _TILES_PER_ITEM]
         for t in scene_tiles(s, raster, f.nomenclature, f.min_frac, f.max_cloud, corners=corners):
-            t = replace(t, id=name if n == 1 else f'{name}@{t.id.rpartition("@")[2]}') if isinstance(t, Skipped) else t
-            if isinstance(t, Tile):
-                t.id = name if n == 1 else f'{name}@{t.id.rpartition("@")[2]}'
-                t.labels = labels.get(name, t.labels) if raster is None else t.labels
+            id = name if n == 1 else f'{name}@{t.id.rpartition("@")[2]}'
+            if isinstance(t, Skipped):
+                yield replace(t, id=id)
+                continue
+            t.id, t.labels = id, t.labels if raster else labels.get(name, t.labels)
             yield t
 
     return Source(f.layout, 'your own scenes and tiles', (S1, S2, S2L1C), find, read)
@@ -235,13 +230,10 @@ def _write_and_rename(work, name, end, write):
 
 def _fill(h5, rows, left, src, f, item):
     "Read one item into an open chunk."
-    got = read_item(src, f.folder, item)
-    if not got:
-        got = [Skipped('/'.join((f.layout, *item)), 'failed', 'the reader gave nothing for it; please report this')]
-    for t in got:
-        if isinstance(t, Skipped):
-            left.append(t)
-            continue
+    nothing = Skipped('/'.join((f.layout, *item)), 'failed', 'the reader gave nothing for it; please report this')
+    got = read_item(src, f.folder, item) or [nothing]
+    left += [t for t in got if isinstance(t, Skipped)]
+    for t in [t for t in got if not isinstance(t, Skipped)]:
         try:
             t = _fit(t, f.layout, f.name)
             row = tile_row(t, Path('crisislandmark.h5'), t.id, 'gallery')
@@ -373,7 +365,6 @@ def _assemble(work, jobs, split, queries, about):
 def _write_links(tmp, keys, shards):
     "Write the main file: a link for every tile."
     with new_h5(tmp) as main:
-        main.attrs['origin'] = ''
         for k, s in zip(keys, shards):
             main[k] = h5py.ExternalLink(s, f'/{k}')
 
@@ -458,7 +449,7 @@ def _check_build(folder, sources, split, train_frac, workers, chunk):
     for f in sources:
         check_disjoint(folder, f.folder)
         if f.labels and f.layout == 'scenes' and Path(f.labels).exists():
-            check_labels(next(iter(_class_rasters(f.labels)), f.labels), f.nomenclature)
+            check_labels(next(iter(class_rasters(f.labels)), f.labels), f.nomenclature)
     return sources
 
 

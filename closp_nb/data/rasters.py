@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DRIVERS', 'ENV', 'tile_grid', 'allow_host', 'open_raster', 'read_raster', 'check_numbers', 'check_location',
            'crs_text', 'file_scale', 'file_unit', 'tag_labels', 'tag_offset', 'preview', 'guess_bands', 'Grid',
-           'grid_of', 'class_window', 'area_labels', 'check_labels', 'write_geotiff']
+           'grid_of', 'class_window', 'area_labels', 'check_labels', 'class_rasters', 'write_geotiff']
 
 # %% ../../nbs/1_data/11_rasters.ipynb #1a570004
 import json
@@ -416,6 +416,14 @@ def check_labels(
         )
     share, hint = sum(lost.values()) / codes.count(), f' (all codes fit {fits})' if fits else ''
     return f'{share:.0%} of the labels unknown: codes {strange} are not in {nomenclature}{hint}'
+
+
+def class_rasters(
+    labels: str | Path,  # a class raster, or a folder of them
+) -> list[Path]:  # of the folder; none if it is a raster itself
+    "List the class rasters of a folder."
+    d = Path(labels)
+    return [f for f in sorted(d.iterdir()) if f.suffix.lower() in ('.tif', '.tiff', '.jp2')] if d.is_dir() else []
 
 # %% ../../nbs/1_data/11_rasters.ipynb #35674e5e
 def write_geotiff(
