@@ -455,7 +455,9 @@ def _take_all(found, root, rasters, rest, packed, told):
         f.parent.parent for f in rasters if f.parent.name == 'measurement' and f.parent.parent.suffix == '.SAFE'
     }
     for p in sorted(products):
-        found.take(p, lambda: safe_scene(p, declared=told(p / 'x')), [f for f in rasters + rest if p in f.parents])
+        whole = any((p / name).is_dir() for name in ('GRANULE', 'measurement'))  # or only the XML was left behind
+        own = [f for f in rasters + rest if p in f.parents and (whole or f.name.startswith('MTD_'))]
+        found.take(p, lambda: safe_scene(p, declared=told(p / 'x')), own)
     for f in packed:
         if f.suffix.lower() == '.zip' and zipfile.is_zipfile(f):
             found.take(f, lambda: safe_scene(f, declared=told(f)))

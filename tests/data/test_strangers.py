@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from closp_nb.core import ClospError, NotFoundError
+from closp_nb.core import ClospError, InputError, NotFoundError
 from closp_nb.data.catalog import Catalog
 from closp_nb.data.rasters import grid_of, open_raster
 from closp_nb.evidence import yaml_declared
@@ -147,7 +147,7 @@ def store(path, x, scales=(), offsets=(), **options):
 
 def test_bands_of_different_scales(tmp_path):
     store(tmp_path / 'a.tif', np.rint(TRUTH * 1e4).astype('uint16'), scales=[1e-4] * 11 + [2e-4])
-    with pytest.raises(NotFoundError, match='declare different scales'):
+    with pytest.raises(NotFoundError, match='differ in scale or type'):
         read(tmp_path)
 
 
@@ -223,7 +223,37 @@ def test_a_web_map_at_ten_metres(tmp_path):
     assert 120 <= grid.height < 125  # 20 "metres" are 9.98 there
 
 
+def test_bands_of_different_types(tmp_path):
+    bands(tmp_path)
+    with rasterio.open(tmp_path / 'B01.tif') as d:
+        head = d.profile | dict(dtype='float32')
+    with rasterio.open(tmp_path / 'B01.tif', 'w', **head) as d:
+        d.write(TRUTH[:1].astype('float32'))
+    with pytest.raises(NotFoundError, match='differ in scale or type'):
+        read(tmp_path)
+
+
+def test_an_offset_that_is_no_number(tmp_path):
+    with pytest.raises(InputError, match='a number such as 1000'):
+        read(tmp_path, offset=float('nan'))
+
+
 # ---- files
+
+
+@pytest.mark.parametrize('twin', ['B04.tiff', 'b4.tif'])
+def test_two_files_of_one_band(tmp_path, twin):
+    bands(tmp_path)
+    write(tmp_path / twin, TRUTH[3] / 2)
+    with pytest.raises(NotFoundError, match='are both B04; keep one'):
+        read(tmp_path)
+
+
+def test_a_head_left_behind_spoils_itself_alone(tmp_path):
+    write(tmp_path / 'a.tif', names=L2A)
+    (tmp_path / 'MTD_MSIL2A.xml').write_text('<a/>')
+    cat, report = read(tmp_path)
+    assert (len(cat), len(report), report.found.files) == (1, 1, 2)
 
 
 def test_what_cannot_be_opened_is_told(tmp_path):
