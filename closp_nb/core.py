@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MARK', 'WAIT', 'ClospError', 'InputError', 'NotFoundError', 'DamagedError', 'IncompatibleError',
            'MissingDependencyError', 'DivergedError', 'sign_folder', 'check_writable', 'check_disjoint', 'lock_target',
-           'put_back', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text', 'read_rows', 'stored_path',
-           'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded', 'Skipped', 'check_space',
-           'printable', 'no_formula']
+           'put_back', 'note_output', 'take_place', 'sync_all', 'atomic_write', 'atomic_folder', 'read_text',
+           'read_rows', 'stored_path', 'follow_parent', 'process_pool', 'InPath', 'OutPath', 'note_input', 'guarded',
+           'Skipped', 'check_space', 'printable', 'no_formula']
 
 # %% ../nbs/0_basics/00_core.ipynb #62864b57
 import codecs
@@ -117,7 +117,7 @@ def _listed(folder, below=''):
     for p in folder.iterdir():
         if p.is_dir() and not p.is_symlink():
             yield from [f'{below}{p.name}/'] if (p / MARK).exists() else _listed(p, f'{below}{p.name}/')
-        elif below + p.name != MARK:
+        elif below + p.name != MARK and not _PASSING.fullmatch(p.name):
             yield below + p.name
 
 
@@ -198,6 +198,7 @@ def check_disjoint(
 WAIT = 2.0  # seconds that a writer waits for another
 _FREE = errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP  # a disk that knows no locks
 _held: dict = {}  # target -> its lock, of this process
+_outs: ContextVar[tuple] = ContextVar('outs', default=())  # what the running command will replace
 _parts: set = set()  # passing folders and files of this process; nobody else writes into them
 
 
@@ -346,6 +347,14 @@ def put_back(
                 return
 
 # %% ../nbs/0_basics/00_core.ipynb #1a7b0c08
+def note_output(
+    path: str | Path,  # that the running command wrote
+) -> None:
+    "Allow to read what is new."
+    full = Path(path).resolve()
+    _outs.set(tuple(o for o in _outs.get() if Path(o).resolve() not in (full, *full.parents)))
+
+
 def _swap(a, b):
     "Exchange two names in one step; tells whether the system can."
     import ctypes
@@ -361,7 +370,10 @@ def _swap(a, b):
     return False
 
 
-def _take_place(part, target):
+def take_place(
+    part: Path,  # whole
+    target: Path,  # beside it; may be there, and of the same kind
+) -> None:
     "Let a whole file or folder take its name; what bore it is then under the passing name, or gone."
     if not (part.is_dir() and target.exists()):
         os.replace(part, target)
@@ -374,6 +386,7 @@ def _take_place(part, target):
             raise
         _remove(old)
     _sync(target.parent)
+    note_output(target)
 
 
 def _sync(path):
@@ -412,7 +425,7 @@ def _write_beside(path, overwrite, folder):
             if not inside:
                 sync_all(part)
             check_writable(path, overwrite, folder)
-            _take_place(part, target)
+            take_place(part, target)
         finally:
             _parts.discard(part)
             _remove(part)
@@ -553,15 +566,14 @@ class OutPath(str):
     "A path that a command writes, and may replace."
 
 
-_outs: ContextVar[tuple] = ContextVar('outs', default=())  # what the running command replaces
-
-
 def note_input(
     path: str | Path,  # that is about to be read
-) -> None:  # raises `InputError` if the running command replaces it
+    *others: str | Path,  # that it names, and that will be read later
+) -> None:  # raises `InputError` if the running command replaces one of them
     "Refuse to read what will be replaced; bring back what a kill left."
     for out in _outs.get():
-        check_disjoint(out, path)
+        for p in (path, *others):
+            check_disjoint(out, p)
     put_back(path)
 
 

@@ -154,7 +154,8 @@ def guesses(
     cat,  # Catalog, or whatever has its table
 ) -> list[tuple[str, str]]:  # (id, note)
     "List the facts of a catalog's tiles that only their pixels suggest."
-    return [(i, n) for i, notes in zip(cat.table.id, cat.table.notes) for n in notes if is_guess(n)]
+    rows = zip(cat.table.id, cat.table.get('notes', []))  # a table may lack the column
+    return [(i, n) for i, notes in rows for n in notes if is_guess(n)]
 
 
 def guess_lines(

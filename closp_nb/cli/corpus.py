@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from fastcore.meta import delegates
 from ..core import DamagedError, InputError, NotFoundError
+from ..core import InPath, OutPath, guarded
 from ..evidence import Declared
 
 # %% ../../nbs/8_commands/80_corpus.ipynb #80c0f002
@@ -96,11 +97,12 @@ def samples_command(
 
 # %% ../../nbs/8_commands/80_corpus.ipynb #06a12a86
 @takes_facts
+@guarded
 def corpus_build_command(
-    out: str,  # folder to write; the work goes on in OUT.building beside it
+    out: OutPath,  # folder to write; the work goes on in OUT.building beside it
     # folders to take tiles from; each may say what it is: mmflood=FOLDER, scenes=FOLDER, tiles=FOLDER, corpus=FOLDER
     parts: list[str],
-    labels: str = '',  # for scenes: a class raster, or a folder with one for each scene
+    labels: InPath = '',  # for scenes: a class raster, or a folder with one for each scene
     nomenclature: str = '',  # what its codes mean: dynamic-world, worldcover, esri, corine, ..., or a CSV of code,label
     min_frac: float = 0.05,  # fraction of a tile's area that makes a label
     max_cloud: float = 1.0,  # tiles of a scene with a larger fraction of cloud are skipped
@@ -163,9 +165,10 @@ def corpus_check_command(
     print(to_shell(corpus_report(open_catalog(path), per_group), FACT_OPTIONS))
 
 
+@guarded
 def corpus_show_command(
-    path: str,  # a corpus, a catalog or an index
-    out: str = 'pictures',  # folder for the pictures
+    path: InPath,  # a corpus, a catalog or an index
+    out: OutPath = 'pictures',  # folder for the pictures
     force: bool = False,  # replace it if it is there
 ):
     "Draw what a corpus holds: labels, places, captions, tiles."

@@ -7,7 +7,7 @@ __all__ = ['RESULTS', 'QUERIES', 'demo_command']
 
 # %% ../../nbs/8_commands/85_demo.ipynb #8bcd5dd9
 from pathlib import Path
-from ..core import ClospError, InputError, NotFoundError, atomic_folder, check_disjoint, check_writable
+from ..core import ClospError, InPath, InputError, OutPath, NotFoundError, atomic_folder, check_writable, guarded
 from .corpus import to_shell
 
 # %% ../../nbs/8_commands/85_demo.ipynb #388ccf45
@@ -123,10 +123,11 @@ def _demo_recipe(recipe, epochs, **values):
     return RECIPES[recipe].change(**values)
 
 
+@guarded
 def demo_command(
-    out: str = 'demo',  # folder to write
+    out: OutPath = 'demo',  # folder to write
     seed: int = 0,  # of the world and of training
-    tiles: str | None = None,  # a folder of real tiles to add
+    tiles: InPath | None = None,  # a folder of real tiles to add
     n: int = 3600,  # tiles in the generated world
     image_encoder: str = 'tiny',  # or resnet18, resnet50, vit_small, vit_large
     text_encoder: str = 'minilm',  # or tiny, where the text model is not installed
@@ -148,9 +149,7 @@ def demo_command(
     r = _demo_recipe(recipe, epochs, seed=seed, **encoders)
     if tiles and not Path(tiles).is_dir():
         raise NotFoundError(f'{tiles} is not a folder; check the path')
-    if tiles:
-        check_disjoint(out, tiles)
-    check_writable(out, force)
+    check_writable(out, force, folder=True)
     blank = new_model(r).eval()  # an unknown encoder or a missing text model is refused before the work starts
     try:
         with atomic_folder(out, force) as tmp:
@@ -180,6 +179,6 @@ def demo_command(
     for q, h in hits.items():
         print(f'"{q}": ' + ' | '.join(h.frame.caption.head(3)))
     print()
-    for p in sorted(Path(out).iterdir()):
+    for p in sorted(Path(out).glob('[!.]*')):
         print(f'wrote {p}')
     return results

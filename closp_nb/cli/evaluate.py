@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from .. import __version__
 from ..core import DamagedError, IncompatibleError, InputError, NotFoundError
-from ..core import atomic_folder, atomic_write, check_disjoint, check_writable
+from ..core import InPath, OutPath, atomic_folder, atomic_write, check_writable, guarded
 
 # %% ../../nbs/8_commands/84_evaluate.ipynb #523fc6f5
 def _opened(index, model, catalog, queries, **kw):
@@ -84,14 +84,15 @@ def _pictures(folder, task, results, best):
     return notes
 
 # %% ../../nbs/8_commands/84_evaluate.ipynb #9cd159e0
+@guarded
 def evaluate_command(
-    index: str,  # an index folder; or a run file of another engine (query Q0 tile rank score name)
-    out: str = 'evaluation',  # folder to write
-    model: str | None = None,  # the model's folder, if it was moved
-    queries: str | None = None,  # a .jsonl as BEIR has it, or a .tsv with id and text; made from the labels if left out
-    qrels: str | None = None,  # judgements, TREC's or BEIR's form; from the labels if left out
-    catalog: str | None = None,  # for a run file: the archive that was searched
-    train: str | None = None,  # a corpus or catalog with the training tiles, if the archive does not hold them
+    index: InPath,  # an index folder; or a run file of another engine (query Q0 tile rank score name)
+    out: OutPath = 'evaluation',  # folder to write
+    model: InPath | None = None,  # the model's folder, if it was moved
+    queries: InPath | None = None,  # a .jsonl as BEIR has it, or a .tsv of id and text; from the labels if left out
+    qrels: InPath | None = None,  # judgements, TREC's or BEIR's form; from the labels if left out
+    catalog: InPath | None = None,  # for a run file: the archive that was searched
+    train: InPath | None = None,  # a corpus or catalog with the training tiles, if the archive does not hold them
     name: str = '',  # of this evaluation; the name of the index if left out
     measures: str = '',  # such as nDCG@10,P@10,R@100,mAP,MRR,R-precision; all that can be had if left out
     depth: int = 0,  # answers to ask for; 0: the whole gallery
@@ -105,8 +106,7 @@ def evaluate_command(
     from closp_nb.evaluation.scores import score_task
     from closp_nb.evaluation.report import evaluation_page
 
-    check_disjoint(out, index)
-    check_writable(out, force)
+    check_writable(out, force, folder=True)
     how = dict(qrels=qrels, train=train, level=level, linear=linear, km=km, pixels=pixels)
     task, ranker, fingerprint = _opened(index, model, catalog, queries, **how)
     results, best, notes = score_task(task, ranker, measures, depth)
@@ -126,7 +126,7 @@ def evaluate_command(
         page = evaluation_page(results, notes, task.leaks)
         (tmp / 'table.md').write_text(page, encoding='utf-8')
     print(page)
-    for p in sorted(Path(out).iterdir()):
+    for p in sorted(Path(out).glob('[!.]*')):
         print(f'wrote {p}')
 
 # %% ../../nbs/8_commands/84_evaluate.ipynb #9debe636
@@ -151,9 +151,10 @@ def _results(folder):
     return r
 
 
+@guarded
 def compare_command(
-    folders: list[str],  # two or more evaluations; the others are compared with the first
-    out: str | None = None,  # also write the table to this Markdown file
+    folders: list[InPath],  # two or more evaluations; the others are compared with the first
+    out: OutPath | None = None,  # also write the table to this Markdown file
     force: bool = False,  # replace the file if it is there
 ):
     "Compare evaluations of the same questions: differences, intervals, p-values."
@@ -167,7 +168,7 @@ def compare_command(
     if names is None:
         raise InputError('an evaluation is named twice; name different folders')
     if out:
-        check_writable(out, force)
+        check_writable(out, force, folder=False)
     page = comparison(compare_evaluations({n: r[3] for n, r in zip(names, runs)}))
     if out:
         with atomic_write(out, force) as tmp:

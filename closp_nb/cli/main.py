@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'make_parser', 'normalize_words', 'run_command', 'main']
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -131,8 +132,6 @@ def _run(name, words):
             return f'the disk is full{place}; make room, or choose another; what was there before is whole'
         path, reason = e.filename or 'a file', e.strerror or e
         return f'{path}: {reason}; check the path, its permissions and the space on the disk'
-    except KeyboardInterrupt:
-        return 'stopped; nothing half-written is left'
     return None
 
 
@@ -152,7 +151,7 @@ class _Printed:
 
 def run_command(
     argv: list[str],  # words after `closp`
-) -> int:  # exit code: 0 done, 1 something to mend, 2 no such command
+) -> int:  # exit code: 0 done, 1 something to mend, 2 no such command, 130 stopped by Ctrl-C
     "Run a command; tell in one line what a user can mend."
     if not argv or argv[0] in ('-h', '--help', 'help'):
         print(_usage())
@@ -164,15 +163,20 @@ def run_command(
         return 2
     # fastai warns on import, and a user cannot mend that
     warnings.filterwarnings('ignore', '.*torch.jit.script.*', FutureWarning)
-    with redirect_stdout(_Printed(sys.stdout)):  # type: ignore[type-var]
-        problem = _run(name, argv[words:])
+    try:
+        with redirect_stdout(_Printed(sys.stdout)):  # type: ignore[type-var]
+            problem = _run(name, argv[words:])
+    except KeyboardInterrupt:
+        print('closp: stopped; nothing half-written is left', file=sys.stderr)
+        return 130
     if problem:
         print(f'closp: {printable(problem)}', file=sys.stderr)
     return int(problem is not None)
 
 
 def main():
-    "Run the command that the shell names."
+    "Run the command that the shell names; clean up when another program ends it."
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(run_command(sys.argv[1:]))
 
 

@@ -8,7 +8,7 @@ __all__ = ['parse_numbers', 'save_hits', 'search_command', 'explore_command']
 # %% ../../nbs/8_commands/83_search.ipynb #49a1d5b7
 from pathlib import Path
 from fastcore.script import Param
-from ..core import InputError, atomic_write
+from ..core import InPath, InputError, OutPath, atomic_write, guarded
 from ..explorer.server import check_server, desk_source, serve_notebook
 
 # %% ../../nbs/8_commands/83_search.ipynb #1ace6e6e
@@ -46,6 +46,7 @@ def save_hits(
     return path
 
 
+@guarded
 def search_command(
     text: Param(
         'what to look for, such as "flooded area near water"; may be left out if there is a location',
@@ -53,20 +54,20 @@ def search_command(
         opt=False,
         nargs='?',
     ) = None,
-    index: str = 'demo/index',  # index folder
-    model: str | None = None,  # its model folder, if it was moved
+    index: InPath = 'demo/index',  # index folder
+    model: InPath | None = None,  # its model folder, if it was moved
     k: int = 10,  # number of hits
     sensor: str | None = None,  # only s1 (radar) or s2 (optical)
     bbox: str | None = None,  # only here: west,south,east,north in degrees
     since: str | None = None,  # only from this day on: 2021-07-31
     until: str | None = None,  # only up to this day
     near: str | None = None,  # only in a circle: lon,lat,km
-    within: str | None = None,  # only inside a polygon: a GeoJSON, GeoPackage or Shapefile
+    within: InPath | None = None,  # only inside a polygon: a GeoJSON, GeoPackage or Shapefile
     label: str | None = None,  # only tiles that carry this label
     max_cloud: float | None = None,  # only optical tiles with at most this fraction of cloud, from 0 to 1
     location: str | None = None,  # what looks as one expects around lon,lat; for models that know locations
     weight: float | None = None,  # of the location beside the words, from 0 to 1; 0.5 if left out
-    save: str | None = None,  # also write the hits: a .geojson, .parquet, .gpkg or .csv file, or a .png with pictures
+    save: OutPath | None = None,  # also write the hits: a .geojson, .parquet, .gpkg or .csv, or a .png
     force: bool = False,  # replace the file if it is there
 ):
     "Search an index in words, by location or by both, and print the hits."

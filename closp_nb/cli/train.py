@@ -6,9 +6,8 @@
 __all__ = ['change_recipe', 'train_command', 'ablate_command', 'embed_command']
 
 # %% ../../nbs/8_commands/81_train.ipynb #b1bde34b
-import shutil
 from pathlib import Path
-from ..core import InputError, atomic_write, check_disjoint, check_writable
+from ..core import InPath, InputError, OutPath, atomic_write, check_writable, guarded
 
 # %% ../../nbs/8_commands/81_train.ipynb #1b9e32d1
 _WORDS = {bool: 'true or false', int: 'a whole number', float: 'a number'}
@@ -45,9 +44,10 @@ def change_recipe(
     return RECIPES[recipe].change(**{'name': f'{recipe} ({changes})'} | values)
 
 # %% ../../nbs/8_commands/81_train.ipynb #30eb5a26
+@guarded
 def train_command(
-    corpus: str,  # a corpus or a catalog with a training split
-    out: str = 'run',  # folder for log.csv, checkpoints/ and, at the end, model/
+    corpus: InPath,  # a corpus or a catalog with a training split
+    out: OutPath = 'run',  # folder for log.csv, checkpoints/ and, at the end, model/
     recipe: str = 'closp_nb',  # or: paper
     change: str = '',  # fields of the recipe: image_encoder=resnet50,lr=1e-3,epochs=5
     resume: bool = False,  # go on with the run that was broken off in the folder
@@ -66,11 +66,10 @@ def train_command(
             f'nproc starts at 1 and checkpoint_steps at 0; got nproc={nproc}, checkpoint_steps={checkpoint_steps}'
         )
     r, cat = change_recipe(recipe, change), open_catalog(corpus)
-    check_disjoint(out, corpus)
-    if not resume and check_writable(out, force).exists():
-        shutil.rmtree(out)
+    if not resume:
+        check_writable(out, force, folder=True)
     options = RunOptions(workers=workers, processes=nproc, checkpoint_steps=checkpoint_steps)
-    model, table = fit(cat, r, folder=out, resume=resume, options=options)
+    model, table = fit(cat, r, folder=out, resume=resume, overwrite=force and not resume, options=options)
     print(table.round(4).tail(3).to_string())
     print(f'model {fingerprint(model)} in {out}/model\nclosp index {corpus} --model {out}/model')
 

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 from shapely.geometry import Point
 from tqdm.auto import tqdm
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
-from ..core import atomic_write, stored_path
+from ..core import atomic_write, note_input, stored_path
 from ..sensors import ALL_SENSORS, Tile
 from ..labels import caption, harmonize, read_label_table
 from ..geodesy import check_centre, footprint
@@ -84,6 +84,11 @@ def _read(path):
         return f.read(columns=names).select(names)
 
     lists = [c.name for c in f.schema_arrow if pa.types.is_list(c.type)]
+    wrong = {*_TEXTS, *_OPEN, 'lon', 'lat', 'cloud', 'gaps', 'geometry'}.intersection(lists)
+    if wrong or not any(
+        test(f.schema_arrow.field('geometry').type) for test in (pa.types.is_binary, pa.types.is_large_binary)
+    ):
+        raise ValueError(f'{min(wrong, default="geometry")} is of another type')
     shared = {c: _shared(read([c])[c]) for c in lists}
     plain = read([n for n in f.schema_arrow.names if n not in ('geometry', *lists)])
     plain.validate(full=True)  # text that is no text is met here, and not a tile at a time
@@ -105,7 +110,7 @@ def _read(path):
     pa.default_memory_pool().release_unused()  # what unpacking the file took goes back to the system
     return table[[n for n in f.schema_arrow.names if n != 'geometry']], wkb
 
-
+# %% ../../nbs/1_data/14_catalog.ipynb #d1c0a402
 def _shapes(wkb):
     "Shapes from their bytes, in pieces, or all bytes would be Python objects at once."
     starts = range(0, len(wkb), 50_000)
@@ -270,6 +275,7 @@ def _load(path, file):
         raise DamagedError(f'{path} is not a catalog (GeoParquet): {type(e).__name__}; make it again') from e
     home = '' if str(path.parent) == '.' else str(path.parent)
     moved = table.path.map({p: stored_path(p, home) for p in table.path.unique()})
+    note_input(path, *{os.path.dirname(p) for p in moved.unique()})
     return _whole(table.assign(path=moved)), wkb
 
 # %% ../../nbs/1_data/14_catalog.ipynb #e51aa756

@@ -8,9 +8,8 @@ __all__ = ['OWN_LAYOUTS', 'SourceFolder', 'source_folder', 'source_lines', 'open
 # %% ../../nbs/1_data/18_corpus.ipynb #6556f0b4
 import hashlib
 import json
-import os
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -21,7 +20,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 from ..core import check_disjoint, check_writable, ClospError, DamagedError, IncompatibleError, InputError
-from ..core import no_formula, NotFoundError, Skipped
+from ..core import lock_target, no_formula, NotFoundError, process_pool, sign_folder, Skipped, sync_all
+from ..core import atomic_write, take_place
 from ..sensors import S1, S2, S2L1C
 from ..units import convert
 from ..names import as_sensor
@@ -220,12 +220,8 @@ def _fit(t, layout, folder):
 # %% ../../nbs/1_data/18_corpus.ipynb #99304b2c
 def _write_and_rename(work, name, end, write):
     "Write a file under a passing name, then give it its own."
-    tmp = work / f'{name}.{os.getpid()}.tmp'
-    try:
+    with atomic_write(work / f'{name}{end}', overwrite=True) as tmp:
         write(tmp)
-        os.replace(tmp, work / f'{name}{end}')
-    finally:
-        tmp.unlink(missing_ok=True)
 
 
 def _fill(h5, rows, left, src, f, item):
@@ -372,21 +368,19 @@ def _write_links(tmp, keys, shards):
 def _finish(work, folder):
     "Give the finished folder its name, then remove the files of the work."
     close_corpora()
-    old = folder.with_name(f'.{folder.name}.old')
-    if old.exists():
-        shutil.rmtree(old)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(work, folder)
-    _tidy(folder)
-    if old.exists():
-        shutil.rmtree(old)
+    sign_folder(work)
+    sync_all(work)
+    take_place(work, folder)
+    _clear(work, folder)
 
 
-def _tidy(folder):
-    shutil.rmtree(folder / 'rows', ignore_errors=True)
-    for f in (folder / 'plan.json', *folder.glob('*.tmp')):
-        f.unlink(missing_ok=True)
+def _clear(work, folder):
+    "Remove what a build leaves when its folder has its name: the files of the work, and the corpus before it."
+    if (folder / 'plan.json').exists() and not (work / 'plan.json').exists():
+        for p in (work, folder / 'rows'):
+            shutil.rmtree(p, ignore_errors=True)
+        for f in (folder / 'plan.json', *folder.glob('*.tmp')):
+            f.unlink(missing_ok=True)
 
 
 def _built(folder, about):
@@ -413,21 +407,21 @@ def build_corpus(
     overwrite: bool = False,  # replace a folder of this name
 ) -> tuple[Catalog, pd.DataFrame]:  # the catalog, and a row for each source folder; raises `ClospError`
     "Build a corpus from archives, scenes, tiles and other corpora; call it again after a kill."
-    folder = Path(folder).absolute()
+    folder = Path(folder).resolve()
     sources = _check_build(folder, sources, split, train_frac, workers, chunk)
     rule, queries = dict(km=km, buffer=buffer, seed=seed), dict(pairs=pairs, places=places)
     jobs, fingerprint = _plan(sources, chunk)
     # corpus.json keeps the words it always had
     about = dict(fingerprint=fingerprint, chunk=chunk, split=dict(how=split, share=train_frac) | rule, queries=queries)
     about['parts'] = [f.record() for f in sources]
-    if _built(folder, about) and not overwrite:
-        _tidy(folder)  # a kill may have come between the last two steps
-    else:
-        check_writable(folder, overwrite=overwrite)
-        work = _begin(folder, fingerprint, overwrite)
-        _read_chunks(work, jobs, workers, progress)
-        _assemble(work, jobs, dict(how=split, train_frac=train_frac) | rule, queries, about)
-        _finish(work, folder)
+    with lock_target(folder):
+        _clear(folder.with_name(f'{folder.name}.building'), folder)  # a kill may have come between the last steps
+        if overwrite or not _built(folder, about):
+            check_writable(folder, overwrite, folder=True)
+            work = _begin(folder, fingerprint, overwrite)
+            _read_chunks(work, jobs, workers, progress)
+            _assemble(work, jobs, dict(how=split, train_frac=train_frac) | rule, queries, about)
+            _finish(work, folder)
     books = json.loads((folder / 'corpus.json').read_text())['books']
     return Catalog.load(folder / 'catalog.parquet'), pd.DataFrame(books)
 
@@ -447,7 +441,8 @@ def _check_build(folder, sources, split, train_frac, workers, chunk):
     if twice := [f for f in sources if sources.count(f) > 1]:
         raise InputError(f'{twice[0].folder} is named twice; name every folder once')
     for f in sources:
-        check_disjoint(folder, f.folder)
+        for p in filter(None, (f.folder, f.labels)):
+            check_disjoint(folder, p)
         if f.labels and f.layout == 'scenes' and Path(f.labels).exists():
             check_labels(next(iter(class_rasters(f.labels)), f.labels), f.nomenclature)
     return sources
@@ -460,7 +455,7 @@ def _read_chunks(work, jobs, workers, progress):
             for job in jobs:
                 bar.update(_chunk(work, *job))
             return
-        with ProcessPoolExecutor(workers) as pool:
+        with process_pool(workers) as pool:
             try:
                 for done in as_completed([pool.submit(_chunk, work, *job) for job in jobs]):
                     bar.update(done.result())
@@ -469,5 +464,3 @@ def _read_chunks(work, jobs, workers, progress):
                     'a process that reads was ended from outside (out of memory?); '
                     'call it again to go on, with fewer workers'
                 ) from e
-            finally:
-                pool.shutdown(cancel_futures=True)

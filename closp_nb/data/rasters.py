@@ -85,6 +85,7 @@ def open_raster(
         raise InputError(f'{name} lies on the web, and its host was not named; fetch the file, or give its STAC item')
     if where is not None and where.exists() and not (where.is_file() or where.is_dir()):
         raise DamagedError(f'{name} is no file but a pipe or a device; give the raster itself')
+    _check_beside(where)
     try:
         with rasterio.Env(**ENV, **({} if where else _WEB)), warnings.catch_warnings():
             warnings.simplefilter('ignore', NotGeoreferencedWarning)  # a missing place gets a better message later
@@ -98,6 +99,15 @@ def open_raster(
         ) from e
     except RasterioError as e:
         raise _unopened(path, where) from e
+
+
+def _check_beside(where):
+    "Refuse masks and overviews beside a raster that are no TIFFs: GDAL would follow where they lead."
+    for f in (Path(f'{where}{end}') for end in ('.msk', '.ovr')) if where is not None else ():
+        if f.is_file():
+            with open(f, 'rb') as beside:
+                if beside.read(4) not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+                    raise DamagedError(f'{f} is no mask and no overview as GDAL writes them; remove it')
 
 
 def _check_claims(d, where, name):

@@ -108,7 +108,9 @@ def _check(name, value, wanted):
     "Refuse a value that a field cannot have."
     if name in CHOICES and value not in CHOICES[name]:
         raise InputError(f"a recipe knows no {name} '{value}'; use one of {', '.join(CHOICES[name])}")
-    fits = isinstance(value, (int, wanted)) and (wanted is bool) == isinstance(value, bool)
+    fits = isinstance(value, (int, float) if wanted is float else wanted) and (wanted is bool) == isinstance(
+        value, bool
+    )
     number = wanted in (int, float)
     lo, hi = LIMITS.get(name, (0, math.inf))
     if fits and (not number or lo <= value <= hi):

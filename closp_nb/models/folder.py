@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save as safe_bytes
-from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, atomic_folder
+from ..core import DamagedError, IncompatibleError, InputError, NotFoundError, atomic_folder, note_input
 from ..sensors import ALL_SENSORS
 from ..labels import LABELS
 from .config import read_recipe
@@ -135,6 +135,7 @@ def load_model(
 ) -> CLOSP:  # ready to search with; raises `NotFoundError`, `DamagedError`, or `IncompatibleError`: another version
     "Read a model folder; nothing in it is executed."
     folder = Path(folder)
+    note_input(folder)
     d, w = _read_folder(folder)
     try:
         if d['model_type'] not in MODELS:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from ..core import IncompatibleError, InputError
+from ..core import follow_parent, IncompatibleError, InputError
 from ..data.catalog import Catalog
 from ..sensors import ALL_SENSORS, Sensor
 from ..labels import PHRASES, multihot, phrase
@@ -222,6 +222,7 @@ def train_loader(
         batch_sampler=PairedBatchSampler(sizes, batch_size, train, seed, rng if train else None),
         collate_fn=collate_pairs,
         num_workers=workers,
+        worker_init_fn=follow_parent,
         generator=rng,
     )
 
@@ -232,4 +233,6 @@ def eval_loader(
     workers: int = 0,
 ) -> DataLoader:  # of (inputs, labels), in the catalog's order
     "Give batches of one sensor for embedding, without shuffling and augmentation."
-    return DataLoader(TileDataset(cat), batch_size=batch_size, collate_fn=collate, num_workers=workers)
+    return DataLoader(
+        TileDataset(cat), batch_size=batch_size, collate_fn=collate, num_workers=workers, worker_init_fn=follow_parent
+    )

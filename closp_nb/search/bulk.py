@@ -26,6 +26,8 @@ from closp_nb.core import (
     NotFoundError,
     atomic_folder,
     check_space,
+    lock_target,
+    note_input,
 )
 from ..data.catalog import Catalog, open_catalog
 from ..models.folder import fingerprint, load_model
@@ -139,6 +141,8 @@ def embed_part(
     try:
         with open(mine, 'wb') as f:
             np.save(f, z)
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(mine, folder / f'part-{i:05d}.npy')
     finally:
         mine.unlink(missing_ok=True)
@@ -213,16 +217,17 @@ def embed_parts(
         raise InputError(f"no precision '{precision}'; use float32 or bf16")
     if workers < 0:
         raise InputError(f'a number of processes is at least 1; got {workers}')
-    about = start_parts(data, model, out, part_size, precision)
-    todo = missing_parts(out)
-    left = sum(b - a for a, b in (_span(about, i) for i in todo))
-    work = partial(embed_part, folder=str(Path(out).resolve()), model=str(Path(model).resolve()))
-    done, quiet = about['count'] - left, not progress
-    with tqdm(total=about['count'], initial=done, desc='embed', unit='tile', disable=quiet) as bar:
-        for i in _run(todo, work, scheduler, workers) if todo else ():
-            bar.update(np.diff(_span(about, i))[0])
-    for p in Path(out).glob('.part-*'):
-        p.unlink(missing_ok=True)  # of workers that were killed
+    with lock_target(out):
+        about = start_parts(data, model, out, part_size, precision)
+        todo = missing_parts(out)
+        left = sum(b - a for a, b in (_span(about, i) for i in todo))
+        work = partial(embed_part, folder=str(Path(out).resolve()), model=str(Path(model).resolve()))
+        done, quiet = about['count'] - left, not progress
+        with tqdm(total=about['count'], initial=done, desc='embed', unit='tile', disable=quiet) as bar:
+            for i in _run(todo, work, scheduler, workers) if todo else ():
+                bar.update(np.diff(_span(about, i))[0])
+        for p in Path(out).glob('.part-*'):
+            p.unlink(missing_ok=True)  # of workers that were killed
     return about['count']
 
 
@@ -232,6 +237,7 @@ def read_parts(
     shard: str = '',  # 2/5: the second of five equal shares; all if left out
 ) -> tuple[Catalog, np.ndarray]:  # tiles, and (n, dim) float32 vectors
     "Read tiles and vectors of a folder of parts, or of a share of it; refuse it if parts are missing."
+    note_input(folder)
     about = _read_about(folder)
     if (f := fingerprint(model)) != about['fingerprint']:
         raise IncompatibleError(

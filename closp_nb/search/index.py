@@ -202,14 +202,14 @@ def _parse_json(folder, text):
         sizes = [int(f['bytes']) for f in about['files'].values() if f['sha256']]
         names = [*about['files'], *map(str, about.get('recall', {}))]
         words = [about[k] for k in ('model', 'fingerprint', 'store')]
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
+        numbers += [about['count'], about['dim'], *about.get('recall', {}).values()]
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as e:
         raise _damaged(folder, '', e) from e
     if not all(isinstance(o, str) for o in words) or any(Path(o).name != o for o in names):
         raise _damaged(folder, 'index.json holds no names where it should')
     if about['store'] not in STORES:
         known = ', '.join(STORES)
         raise IncompatibleError(f"{folder} has a store '{about['store']}', known are {known}; build the index again")
-    numbers += [about['count'], about['dim'], *about.get('recall', {}).values()]
     if len(sizes) < len(about['files']) or not all(isinstance(o, (int, float)) and math.isfinite(o) for o in numbers):
         raise _damaged(folder, 'index.json holds no numbers where it should')
     return about

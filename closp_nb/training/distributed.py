@@ -7,11 +7,9 @@ __all__ = ['rank_and_world_size', 'all_gather_with_grad', 'DistributedContrastiv
 
 # %% ../../nbs/4_training/44_distributed.ipynb #35409d6c
 import json
-import multiprocessing
 import os
 import pickle
 import tempfile
-import threading
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +20,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from fastai.callback.core import Callback
 from .. import core
-from ..core import ClospError, InputError
+from ..core import ClospError, InputError, follow_parent
 
 # %% ../../nbs/4_training/44_distributed.ipynb #b8d6d8e3
 def rank_and_world_size() -> tuple[int, int]:  # number of this process, and how many there are
@@ -128,15 +126,9 @@ def _unpacked(job):
     return f, args, kw
 
 
-def _follow_parent():
-    "End when the process that started this one is gone; it would train on alone otherwise."
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
 def _work(rank, world_size, folder, job, threads):
     "Run a job as one of several processes; an error of ours is left in a file."
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    follow_parent()
     torch.set_num_threads(threads)
     os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo')  # all processes are on this machine
     gpu = torch.cuda.is_available()
@@ -151,6 +143,17 @@ def _work(rank, world_size, folder, job, threads):
         (Path(folder) / f'error-{rank}').write_text(json.dumps([type(e).__name__, str(e)]))
         raise
     dist.destroy_process_group()
+
+# %% ../../nbs/4_training/44_distributed.ipynb #06ccc711
+def _spawn(processes, args):
+    "Run the work in processes that end with this one, and at once if one fails or Ctrl-C comes."
+    context = mp.spawn(_work, args, processes, join=False)
+    try:
+        while not context.join():
+            pass
+    finally:
+        for p in context.processes:
+            p.kill()
 
 
 def launch(
@@ -169,7 +172,7 @@ def launch(
     threads = max(1, torch.get_num_threads() // processes)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            mp.spawn(_work, (processes, folder, pickle.dumps((f, args, kw)), threads), processes)
+            _spawn(processes, (processes, folder, pickle.dumps((f, args, kw)), threads))
         except (mp.ProcessRaisedException, mp.ProcessExitedException) as e:
             errors = sorted(Path(folder).glob('error-*'))
             if errors:

@@ -6,6 +6,7 @@
 __all__ = ['LossLog', 'ProgressBar', 'false_negative_line', 'RunOptions', 'train']
 
 # %% ../../nbs/4_training/45_train.ipynb #c61afca8
+import shutil
 import tempfile
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from ..core import InputError, atomic_write
+from ..core import InputError, atomic_write, check_writable, lock_target, note_output, sign_folder
 from ..sensors import ALL_SENSORS
 from ..data.catalog import Catalog
 from ..models.loaders import TileDataset
@@ -115,6 +116,17 @@ class RunOptions:
         return Path(self.features) if self.features else None
 
 # %% ../../nbs/4_training/45_train.ipynb #8e1e6eac
+def _begin_folder(folder, overwrite):
+    "Mark the folder of a run; remove a run before it, all but cached features."
+    if overwrite and folder.exists():
+        check_writable(folder, True)
+        for p in folder.glob('*'):
+            if p.name != 'features':
+                shutil.rmtree(p) if p.is_dir() else p.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    sign_folder(folder, 'log.csv', 'checkpoints/*/', 'model/', 'features/*/', 'not_a_number*.json')
+
+
 def _train_as_one(cat, recipe, options, **kw):
     "Run `train` as one of several processes."
     train(cat, recipe, options=RunOptions(**options), **kw)
@@ -128,9 +140,10 @@ def _train_in_processes(cat, recipe, folder, options, **kw):
             asdict(replace(options, processes=1)),
         )  # plain data, which every process can read
         launch('closp_nb.training.train._train_as_one', options.processes, cat, recipe, each, folder=out, **kw)
+        note_output(out)
         return load_model(out / 'model'), pd.read_csv(out / 'log.csv', index_col='epoch')
 
-
+# %% ../../nbs/4_training/45_train.ipynb #8e1e6eb1
 def train(
     cat: Catalog,  # with a 'train' split
     recipe: Recipe = CLOSP_NB,
@@ -140,6 +153,7 @@ def train(
     | Path
     | None = None,  # for log.csv, checkpoints/ and, at the end, model/; nothing is written if left out
     resume: bool = False,  # go on with the run that was broken off in the folder
+    overwrite: bool = False,  # replace the run that is in the folder
     progress: bool = True,
     callbacks=(),  # more of fastai's; for one process only
     options: RunOptions = RunOptions(),
@@ -152,10 +166,14 @@ def train(
     if options.processes > 1:
         if callbacks:
             raise InputError('callbacks cannot travel to other processes; train with processes=1')
-        return _train_in_processes(cat, recipe, folder, options, model=model, resume=resume, progress=progress)
+        how = dict(model=model, resume=resume, overwrite=overwrite, progress=progress)
+        return _train_in_processes(cat, recipe, folder, options, **how)
     rank, world_size = rank_and_world_size()
     progress = progress and not rank
     with ExitStack() as stack:
+        if folder is not None and not rank:
+            check_writable(folder, True, folder=True) if overwrite else None
+            stack.enter_context(lock_target(folder))  # nobody else trains into it
         with rank_zero_first():
             cached: AbstractContextManager = nullcontext(TileDataset)
             if options.features and model is not None:
@@ -167,6 +185,9 @@ def train(
         if world_size > 1:
             learn.add_cb(DistributedContrastive())
         if folder is not None:
+            with rank_zero_first():
+                if not rank:
+                    _begin_folder(Path(folder), overwrite)
             learn.folder = Path(folder)
             saved = learn.folder / 'checkpoints'
             learn.add_cb(Checkpoint(saved, recipe, options.checkpoint_steps, resume=resume, write=not rank))

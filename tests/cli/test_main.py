@@ -165,7 +165,7 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, shell):
     assert code == 1 and one_line(err).startswith('closp: a.tif: Permission denied; check the path')
     monkeypatch.setitem(COMMANDS, 'search', failing(KeyboardInterrupt()))
     code, _, err = shell('search')
-    assert code == 1 and one_line(err) == 'closp: stopped; nothing half-written is left'
+    assert code == 130 and one_line(err) == 'closp: stopped; nothing half-written is left'
 
 
 def test_a_note_of_an_error_is_told(monkeypatch, shell):

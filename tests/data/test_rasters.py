@@ -150,3 +150,15 @@ def test_a_replaced_corpus_is_read_anew(tmp_path):
     read_corpus(tmp_path / 'c' / 'crisislandmark.h5', 'benv2s2_0')
     write_corpus(tmp_path / 'c', [tile(id='benv2s2_1')], overwrite=True)
     assert read_corpus(tmp_path / 'c' / 'crisislandmark.h5', 'benv2s2_1').id == 'benv2s2_1'
+
+
+def test_a_mask_that_leads_elsewhere(tmp_path):
+    "GDAL opens a mask beside a raster with any driver: a VRT there reads files and addresses of its own choice."
+    path = write_geotiff(tile(), tmp_path / 'a.tif')
+    secret = write_geotiff(tile(S1), tmp_path / 'secret.tif')
+    (tmp_path / 'a.tif.msk').write_text(
+        '<VRTDataset rasterXSize="120" rasterYSize="120"><VRTRasterBand dataType="Byte" band="1">'
+        f'<SimpleSource><SourceFilename>{secret}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>'
+    )
+    with pytest.raises(DamagedError, match='a.tif.msk is no mask'):
+        read_geotiff(path)
