@@ -454,7 +454,9 @@ def _take_products(found, rasters, rest, packed, told):
     for p in sorted(products):
         if again(p):
             continue
-        found.take(p, lambda: safe_scene(p, declared=told(p / 'x')), [f for f in rasters + rest if p in f.parents])
+        whole = any((p / name).is_dir() for name in ('GRANULE', 'measurement'))  # or only the XML was left behind
+        own = [f for f in rasters + rest if p in f.parents and (whole or f.name.startswith('MTD_'))]
+        found.take(p, lambda: safe_scene(p, declared=told(p / 'x')), own)
     for f in packed:
         if f.suffix.lower() == '.zip' and zipfile.is_zipfile(f):
             if not again(f):

@@ -295,7 +295,7 @@ SITUATIONS |= {
     ),
     'undeclared -9999 of power': _radar(spoil=(-9999, ('VV', 'VH'), np.nan), gaps=_HOLE, notes=('-9999',)),
     'undeclared -1 of reflectance': _optical(
-        how=np.asarray, dtype='float32', spoil=(-1, L2A, np.nan), gaps=_HOLE, refused='unknown', mend=dict(nodata=-1)
+        how=np.asarray, dtype='float32', spoil=(-1, L2A, np.nan), gaps=_HOLE, notes=('-1 in all bands',)
     ),
     'NaN': _optical(how=np.asarray, dtype='float32', spoil=(np.nan, L2A, np.nan), gaps=_HOLE),
     'one band without numbers': _optical(
