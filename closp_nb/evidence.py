@@ -49,6 +49,8 @@ class Declared:
             raise InputError(f"no way to resample '{self.resample}'; say small, all or never")
         if self.scale is not None and not 0 < self.scale <= 1:
             raise InputError(f'numbers are multiplied by the scale, as by 0.0001; got scale={self.scale:g}')
+        if self.offset is not None and not np.isfinite(self.offset):
+            raise InputError(f'an offset is a number such as 1000; got {self.offset}')
         if self.offset is not None and self.offset < 0:
             raise InputError(f'the offset is subtracted: say offset={-self.offset:g}, or offset=0')
         if self.time:

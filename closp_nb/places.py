@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 import pandas as pd
-from .core import ClospError, DamagedError, Skipped
+from .core import MARK, ClospError, DamagedError, Skipped
 from .evidence import guess_lines, is_guess
 
 # %% ../nbs/0_basics/09_places.ipynb #91ac0006
@@ -23,7 +23,7 @@ def local_path(
 ) -> Path | None:  # None for an address
     "Return the file on this disk in which a raster lies."
     text = str(raster)
-    if m := re.match(r'/vsizip/\{(.*?)\}', text) or re.match(r'(?:NETCDF|ZARR):"(.*?)"', text):
+    if m := re.match(r'/vsizip/\{(.*?)\}', text) or re.match(r'(?i)(?:netcdf|zarr):"?(.+?)"?:[^:]+$', text):
         return Path(m[1])
     return None if text.startswith('/vsi') or '://' in text else Path(text)
 
@@ -38,7 +38,7 @@ def display_name(
 # %% ../nbs/0_basics/09_places.ipynb #91ac0009
 # files that say more about a raster, named as it with or without its ending
 _SIDES = ('.aux.xml', '.msk', '.ovr', '.tfw', '.tifw', '.tiffw', '.jgw', '.pgw', '.j2w', '.wld', '.prj', '.hdr', '.rrd')
-_TABLES = ('labels.csv', 'closp.yaml')
+_TABLES = re.compile(r'labels\.csv|closp\.yaml|tileInfo\.json|productInfo\.json|.*_labels_metadata\.json')
 JUNK = ('.DS_Store', 'Thumbs.db', 'desktop.ini')
 PACKED = ('.tar', '.gz', '.tgz', '.7z', '.rar', '.bz2', '.zip')
 
@@ -86,7 +86,11 @@ def is_side(
     rasters: set[str],  # paths of rasters, each also without its ending
 ) -> bool:
     "Tell whether a file speaks of a raster or a folder, so that it is read and not of another kind."
-    return f.name in _TABLES or any(f.name.lower().endswith(s) and str(f)[: -len(s)] in rasters for s in _SIDES)
+    return (
+        f.name == MARK
+        or _TABLES.fullmatch(f.name) is not None
+        or any(f.name.lower().endswith(s) and str(f)[: -len(s)] in rasters for s in _SIDES)
+    )
 
 # %% ../nbs/0_basics/09_places.ipynb #91ac000b
 @dataclass
@@ -122,13 +126,22 @@ class Found:
         why = f'this folder cannot be listed ({error.strerror}); mend its permissions, or give it alone'
         self.refuse(error.filename, why)
 
-    def add(self, where: str | Path, s) -> None:  # s: a scene, or (item, error)
+    @staticmethod
+    def _key(raster, i):
+        "What stands for a plane in `seen`: its file, or the plane itself where a file holds many scenes."
+        where = local_path(raster)
+        return os.path.abspath(where) if str(where) == raster and not raster.endswith('.nc') else f'{raster}#{i}'
+
+    def add(self, where: str | Path, s) -> None:  # s: a scene, or (item, error), perhaps with its files
         "Add a scene, unless its files were taken before."
         if isinstance(s, tuple):
             self.refuse(f'{where}#{s[0]}', s[1])
+            self.seen.update(
+                os.path.abspath(f) for files in s[2:] for f in files
+            )  # they are not read again as loose files
             return
         # STAC names files in full, a walk as it was begun
-        paths = {os.path.abspath(local_path(f) or f) for f in (*(f for f, _ in s.files.values()), *s.cloud[:1])}
+        paths = {self._key(f, i) for f, i in (*s.files.values(), *((c, 1) for c in s.cloud[:1]))}
         if not paths <= self.seen:
             s.place = s.place or str(where)
             self.scenes.append(s)

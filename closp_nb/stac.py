@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STAC_ERRORS', 'asset_band', 'band_fact', 'item_baseline', 'item_offset', 'asset_address', 'check_inside',
-           'import_pystac', 'read_stac', 'stac_items']
+           'item_facts', 'import_pystac', 'read_stac', 'stac_items']
 
 # %% ../nbs/0_basics/07_stac.ipynb #57ac0004
 import json
@@ -12,10 +12,13 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
 from .core import ClospError, DamagedError, InputError, MissingDependencyError, NotFoundError, stored_path
-from .names import band_name
+from .names import all_files, band_name, check_satellite, named_unit, some_files
+from .evidence import Declared, settle
+from .sensors import S1, S2, S2L1C
 
 # %% ../nbs/0_basics/07_stac.ipynb #57ac0007
 def asset_band(
@@ -101,6 +104,52 @@ def check_inside(
         if not f.startswith('/vsi') and not Path(f).resolve().is_relative_to(Path(root).resolve()):
             raise InputError(f'STAC item {item.id} names {f}, outside of {root}; give a folder that holds both')
 
+# %% ../nbs/0_basics/07_stac.ipynb #57ac00f2
+def _radar_facts(item, found, declared):
+    "What an item of Sentinel-1 says."
+    files, collection = all_files(found, S1, f'STAC item {item.id}'), item.collection_id or ''
+    unit, quantity = named_unit(files['VV'][0].split('?')[0])
+    if 'sentinel-1-rtc' in collection:
+        unit, quantity = unit or 'linear', quantity or 'gamma0'
+    unit, note = settle('unit', (declared.unit, 'told', ''), (unit, 'item', f'collection {collection}'))
+    return dict(sensor=S1, files=files, notes=(*note, *((quantity,) if quantity else ())), unit=unit or '')
+
+
+def _light_facts(item, found, first, declared):
+    "What an item of Sentinel-2 says; `first` is band -> asset."
+    ground_level = re.search('l2a|hls', (item.collection_id or '').lower())
+    s = S2L1C if 'B10' in found and not ground_level else S2
+    files = some_files({b: f for b, f in found.items() if b != 'SCL'}, s, f'STAC item {item.id}')
+    asset = first[next(iter(files))]
+    offset, note = settle('offset', (declared.offset, 'told', ''), item_offset(item, asset))
+    scale, nodata, about = band_fact(asset, 'scale'), band_fact(asset, 'nodata'), {}
+    odd = scale is not None and abs(scale - 1e-4) > 1e-9 and scale != 1
+    if odd and declared.scale is None:
+        about, note = dict(scale=scale), (*note, f'scale {scale:g} (item: its bands)')
+    kind = str(((asset.extra_fields.get('raster:bands') or [{}])[0]).get('data_type', ''))
+    unit = declared.unit or ('' if odd or kind.startswith('float') else 'DN')
+    about |= dict(nodata=0 if nodata is None else nodata, offset=offset, unit=unit)
+    return dict(sensor=s, files=files, notes=note) | about
+
+
+def item_facts(
+    item,  # pystac's
+    base: str,  # folder of the file that names it
+    declared: Declared,  # by the user
+) -> tuple[dict, dict]:  # band or 'SCL' -> path; and facts by the names of `Scene`; raises a `ClospError`
+    "Return all that an item says of its scene."
+    assets = [(b, a) for k, a in item.assets.items() if (b := asset_band(k, a))]
+    assets.sort(key=lambda o: ('jp2' in (o[1].media_type or ''), o[1].extra_fields.get('gsd') or 10))
+    check_satellite(f'{item.collection_id or item.id}.')
+    found, first = dict[str, str](), dict[str, Any]()
+    for b, a in assets:
+        first.setdefault(b, a)
+        found.setdefault(b, asset_address(a, base))
+    radar = {'VV', 'VH'} & set(found)
+    about = _radar_facts(item, found, declared) if radar else _light_facts(item, found, first, declared)
+    time = item.datetime.isoformat()[:19] if item.datetime else str(item.properties.get('start_datetime', ''))[:19]
+    return found, about | dict(time=declared.time or time, source=item.collection_id or '')
+
 # %% ../nbs/0_basics/07_stac.ipynb #57ac000a
 def import_pystac():  # -> the module; raises `MissingDependencyError`
     "Import the package pystac, which is optional."
@@ -173,7 +222,7 @@ def read_stac(
             'save the search result as JSON again'
         ) from e
 
-
+# %% ../nbs/0_basics/07_stac.ipynb #57ac00f5
 def stac_items(
     stac,  # pystac's object
 ) -> list:  # raises `DamagedError`
@@ -186,6 +235,8 @@ def stac_items(
     except ClospError:
         raise
     except (*STAC_ERRORS, pystac.STACError, pystac.STACTypeError) as e:
+        if isinstance(own := e.__cause__ or e.__context__, ClospError):  # of our reader of links, wrapped by pystac
+            raise own from None
         raise DamagedError(
             f'the catalog links to items that cannot be read ({type(e).__name__}); fetch it whole'
         ) from e

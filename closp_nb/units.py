@@ -154,7 +154,7 @@ def offset_in(
 _MEND = {
     'picture': 'these are grey values of a picture; read the product it was made from',
     'percent': 'say scale=0.01 if they are reflectance in percent',
-    '16 bits': 'say scale=1.526e-05 if 65535 stands for a reflectance of 1, as in exports of Sentinel Hub',
+    '16 bits': 'say scale=1.526e-05 if 65535 is a reflectance of 1 (Sentinel Hub); or are these Landsat?',
     'standardised': 'they were scaled for a network, which cannot be undone; read the product they were made from',
     'unknown': "say nodata= and the number if one of them means 'nothing was seen'; else check the product",
     'DN': 'calibrate to sigma0 or gamma0 first (SNAP, or an RTC product)',
@@ -174,7 +174,8 @@ def _contradiction(v, s, unit):
         doubt = f'their pixels do not decide ({v.evidence})'
         return f'{s.name} numbers are power or amplitude, and {doubt}; {_MEND["amplitude"]}'
     if unit and unit != v.unit and (v.sure or 'dB' in (unit, v.unit)):
-        return f'{s.name} numbers are declared {unit} but look like {v}; find out which is true and say that'
+        which = f"find out which is true and say unit='{v.unit}' or unit='{unit}'"
+        return f'{s.name} numbers are declared {unit} but look like {v}; {which}'
     return ''
 
 

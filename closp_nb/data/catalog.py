@@ -384,7 +384,7 @@ def read_labels(
 def scene_names(
     found: Found,
     root: Path,  # of the walk
-) -> list[str]:  # raises `InputError` if two scenes cannot be told apart
+) -> list[str]:
     "Name each scene, uniquely: the path by which people know it, and the scene's own name if several share it."
     base = root if root.is_dir() else root.parent
     rel = [
@@ -392,8 +392,10 @@ def scene_names(
     ]
     many = Counter(rel)
     names = [r if many[r] == 1 and r != '.' else f'{r}/{s.id}'.removeprefix('./') for r, s in zip(rel, found.scenes)]
-    if twice := [n for n, k in Counter(names).items() if k > 1]:
-        raise InputError(f'{root} holds two scenes named {twice[0]} in one place; rename one')
+    times: Counter = Counter()
+    for i, n in enumerate(names):  # items of one name in one file, say
+        times[n] += 1
+        names[i] = n if times[n] == 1 else f'{n}#{times[n]}'
     return names
 
 

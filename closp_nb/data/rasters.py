@@ -104,8 +104,10 @@ def open_raster(
 def _check_beside(where):
     "Refuse masks and overviews beside a raster that are no TIFFs: GDAL would follow where they lead."
     for f in (Path(f'{where}{end}') for end in ('.msk', '.ovr')) if where is not None else ():
-        if f.is_file() and f.read_bytes()[:4] not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
-            raise DamagedError(f'{f} is no mask and no overview as GDAL writes them; remove it')
+        if f.is_file():
+            with open(f, 'rb') as beside:
+                if beside.read(4) not in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+                    raise DamagedError(f'{f} is no mask and no overview as GDAL writes them; remove it')
 
 
 def _check_claims(d, where, name):

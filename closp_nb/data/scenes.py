@@ -218,7 +218,7 @@ class _Rasters(_Layers):
 
     def _gaps(self, x):
         "Stored numbers with NaN for what is missing and for nothing else, and notes."
-        notes = ()
+        notes: tuple = ()
         if np.nanmax(x, initial=0) >= 65535 or np.nanmin(x, initial=0) <= -9999:
             odd = np.isin(x, _MISSING)
             if odd.any():
@@ -231,6 +231,9 @@ class _Rasters(_Layers):
             edge = binary_dilation(gap.all(0), iterations=6)
             x[gap & ~edge & self.zeros[:, None, None]] = 0.0
         x[:, (x == 0).all(0)] = np.nan  # nothing in any band is a gap, declared or not
+        if len(x) > 2 and (same := (x < 0).all(0) & (x == x[0]).all(0)).any():  # so is one negative in all of them
+            notes += (f'{same.mean():.2%} of the pixels are {x[0][same][0]:g} in all bands and count as missing',)
+            x[:, same] = np.nan
         return x, notes
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a50008
@@ -245,15 +248,12 @@ def _sample(r):
 
 
 def _file_facts(r):
-    "Scale, offset and unit that the files of a scene declare for all its bands alike."
+    "Scale, offset and unit that the files of a scene declare for all its bands alike, and whether these are floats."
     facts = set()
     for path, i in (r.scene.files[b] for b in r.bands):
-        facts.add((*file_scale(r.opened[path], i), file_unit(r.opened[path], i)))
+        facts.add((*file_scale(d := r.opened[path], i), file_unit(d, i), np.dtype(d.dtypes[i - 1]).kind == 'f'))
     if len(facts) > 1:
-        raise IncompatibleError(
-            f'{r.scene.id}: its bands declare different scales ({", ".join(map(str, sorted(facts, key=str))[:120])}); '
-            'bring them to one with gdal_translate -unscale'
-        )
+        raise IncompatibleError(f'{r.scene.id}: its bands differ in scale or type; gdal_translate -unscale them')
     return facts.pop()
 
 
@@ -262,7 +262,8 @@ def _decide(r, x):
     scene, s = r.scene, r.scene.sensor
     if s == S2RGB:
         return replace(scene, unit='DN', scale=1 / s.stored_scale, offset=s.offset, decided=True)
-    scale, offset, unit = _file_facts(r)
+    scale, offset, unit, floats = _file_facts(r)
+    scale = None if scale == 1 and s.unit == 'reflectance' and not floats else scale  # an offset alone
     said = 'the scale and offset of its bands'
     told = next((n for n in scene.notes if n.startswith('offset ')), 'offset (told)')
     if scale is not None and scene.offset is not None and '(told' not in told:
@@ -275,7 +276,7 @@ def _decide(r, x):
         unit = 'reflectance' if unit in ('DN', None) else unit
     unit, why = check_unit(y, s, unit or '', said if scale is not None else '')
     notes = (*(() if scene.scale else n2), *(() if scene.unit else n3))
-    if why and unit == 'DN' and all(np.dtype(d.dtypes[0]).kind in 'iu' for d in r.opened.values()):
+    if why and unit == 'DN' and not floats:
         notes += ('unit DN (file: whole numbers)',)
     elif why and not (scale and s.unit == 'reflectance'):
         notes += (f'unit {unit} (pixels: {why})',)
@@ -283,9 +284,8 @@ def _decide(r, x):
     if unit == 'DN':
         offset, why = settle_offset(x, s, r.bands, offset, certain=scene.offset_certain)
         notes += (f'offset {offset:g} (pixels: {why})',) if why else ()
-    return replace(
-        scene, unit=unit, scale=scale, offset=offset, decided=True, notes=(*scene.notes, *(n for n in notes if n))
-    )
+    notes = (*scene.notes, *filter(None, notes))
+    return replace(scene, unit=unit, scale=scale, offset=offset, decided=True, notes=notes)
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a90002
 def _as_plain(scene):
@@ -368,8 +368,7 @@ def _cut(r, row, col, rules):
         bounds, shape = rasterio.windows.bounds(Window(col, row, TILE, TILE), r.grid.transform), x.shape[1:]
         cloud, hidden = _cloud(r, bounds, shape)
         if cloud > rules.max_cloud:
-            reason = f'{cloud:.0%} under cloud or its shadow; at most {rules.max_cloud:.0%} may be'
-            return Skipped(id, 'skipped', reason)
+            return Skipped(id, 'skipped', f'{cloud:.0%} under cloud or shadow; at most {rules.max_cloud:.0%} may be')
         if rules.mask_cloud and hidden is not None:
             x[:, hidden] = np.nan
         names = s.labels

@@ -305,7 +305,7 @@ def _edit(index, gone, more=None, z=None, model=None):
 
 
 def old_ids(
-    index: 'Index',
+    index: BaseIndex,
     cat: Catalog,  # tiles that are to be added
     replace: bool = False,  # allow such ids
 ) -> pd.Series:  # raises `InputError`

@@ -15,10 +15,12 @@ archives  nine published archives in small, written as they lie on disk
 products  SAFE, radar pairs and STAC in small
 world     build_world: an archive whose truth is known
 samples   a hundred real tiles that pip brings
-situations  what archives do to a reader, each in a few files with the truth
+situations  rasters as archives hold them, each with the truth
+deliveries  products, items and cubes as they are handed out
+disks     chips, links, leftovers and hostile files
 """
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=['archives', 'products', 'world', 'samples', 'situations'],
+    submodules=['archives', 'products', 'world', 'samples', 'situations', 'deliveries', 'disks'],
 )

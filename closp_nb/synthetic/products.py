@@ -182,11 +182,12 @@ def write_safe(
     size: int = 240,  # pixels of 10 m; real ones have 10,980
     seed: int = 0,
     overwrite: bool = False,
+    truth: Ground | None = None,  # what it shows; made up from size and seed if left out
 ) -> Path:  # of the product folder, which ends in .SAFE; raises `InputError`
     "Write a small Sentinel-2 product."
     if level not in ('L1C', 'L2A'):
         raise InputError(f"no level {level!r}; use 'L1C' or 'L2A'")
-    g, offset = ground(size, seed), baseline_offset(baseline)
+    g, offset = truth or ground(size, seed), baseline_offset(baseline)
     name = f'S2A_MSI{level}_20210711T101031_N{baseline.replace(".", "")}_R022_T33UUP_20230131T120000.SAFE'
     files, images = _files(g, level, offset)
     if level == 'L2A':
@@ -366,11 +367,12 @@ def write_stac(
     size: int = 240,
     seed: int = 0,
     overwrite: bool = False,
+    truth: Ground | None = None,  # what it shows; made up from size and seed if left out
 ) -> Path:  # of items.json, the item collection; raises `InputError`
     "Write a small STAC collection: as a search returns it, and as a catalog of linked items."
     if style not in STAC_STYLES:
         raise InputError(f"no style {style!r}; use one of {', '.join(STAC_STYLES)}")
-    g, root = ground(size, seed), dict(rel='root', href='./catalog.json')
+    g, root = truth or ground(size, seed), dict(rel='root', href='./catalog.json')
     with atomic_folder(folder, overwrite=overwrite) as tmp:
         items = [_s2_item(tmp, g, style, baseline)]
         if style == 'planetary-computer':

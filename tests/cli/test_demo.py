@@ -29,7 +29,7 @@ def test_it_leaves_what_it_promises(demo):
         'hits_flooded_area_near_water.png',
         'hits_built-up_area_seen_by_radar.png',
     }
-    for n in names:
+    for n in names - {'.closp'}:  # the mark of a folder that closp may replace
         assert f'wrote demo/{n}' in done.stdout.replace(os.sep, '/'), n
     about = [json.loads((d / 'demo' / f).read_text()) for f in ('index/index.json', 'model/model.json')]
     assert about[0]['fingerprint'] == about[1]['fingerprint']

@@ -262,7 +262,7 @@ def test_check_of_an_index_says_what_can_be_said(shell, tmp_path):
         (['search', 'flood', '--sensor', 's3'], ['s1, s2']),
         (['search', 'flood', '--weight', '.3'], ['--weight 0.3', '--location lon,lat']),
         (['search', '--near', '90,23.5,500'], ['--location lon,lat', '--near lon,lat,km']),
-        (['index', 'nowhere'], ['not a folder']),
+        (['index', 'nowhere'], ['nowhere is not there']),
         (['remove', 'demo/index', 'unknown'], ['unknown']),
         (['sample'], ['samples']),
         (['corpus', 'chek', 'demo'], ['corpus check']),

@@ -465,7 +465,13 @@ def test_stac_with_missing_files_or_bands(tmp_path):
     one_line(NotFoundError, lambda: stac_scenes(path), 'B08.tif', 'not there')
     del d['features'][0]['assets']['nir']
     path.write_text(json.dumps(d))
-    one_line(NotFoundError, lambda: stac_scenes(path), 'lacks B08')
+    assert set(S2.names) - set(stac_scenes(path)[0].files) == {'B08'}  # an item may hold some of the bands
+    few = json.loads(path.read_text())
+    keys = ('red', 'blue')
+    few['features'][0]['assets'] = {k: few['features'][0]['assets'][k] for k in keys}
+    path.write_text(json.dumps(few))
+    one_line(NotFoundError, lambda: stac_scenes(path), 'three bands are the least')
+    path.write_text(json.dumps(d))
     one_line(NotFoundError, lambda: stac_scenes(path, 'landsat'), 'no items')
     d['features'][0]['assets']['nir'] = dict(
         d['features'][0]['assets']['red'], **{'eo:bands': [dict(name='nir')], 'href': None}
@@ -478,14 +484,15 @@ def test_stac_with_missing_files_or_bands(tmp_path):
 
 
 def test_a_bug_of_ours_is_no_damage(tmp_path, monkeypatch):
-    from closp_nb.data import products, scenes
+    from closp_nb import stac
+    from closp_nb.data import scenes
 
     path, safe = write_stac(tmp_path / 's'), write_safe(tmp_path)
     scene = safe_scene(safe)
     monkeypatch.setattr(scenes, 'place_bands', lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(scene_tiles(scene))
-    monkeypatch.setattr(products, 'asset_band', lambda *a: 1 / 0)
+    monkeypatch.setattr(stac, 'asset_band', lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         stac_scenes(path)
     monkeypatch.setattr('json.loads', lambda *a: 1 / 0)

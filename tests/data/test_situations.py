@@ -7,7 +7,11 @@ from scipy.ndimage import map_coordinates
 
 from closp_nb.core import NotFoundError
 from closp_nb.data.catalog import Catalog
+from closp_nb.synthetic.deliveries import DELIVERIES
+from closp_nb.synthetic.disks import DISKS
 from closp_nb.synthetic.situations import LEFT, SITUATIONS, TOP, Truth
+
+EVERY = SITUATIONS | DELIVERIES | DISKS
 
 MARGIN = 4  # pixels of 10 m at the border, where a coarse band has no neighbour on one side
 
@@ -18,8 +22,7 @@ def one_line(text):
 
 
 def read(folder, truth, **facts):
-    place = folder / truth.place if truth.place else folder
-    return Catalog.from_rasters(place, progress=False, **facts)
+    return Catalog.from_rasters(f'{folder}{truth.place}', progress=False, **(truth.facts | facts))
 
 
 def centres(tile, row):
@@ -43,21 +46,21 @@ def compare(tile, row, truth):
         want = map_coordinates(plane, at, order=1, mode='nearest') * factor
         ok = inside & np.isfinite(want)
         off = abs(tile.pixels[tile.sensor.band(b)] - want)[ok]
-        assert off.size and off.max() < 1.5e-3, f'{b} is {off.max():.4g} off; {tile.notes}'
+        assert off.size and off.max() < 1e-3, f'{b} is {off.max():.4g} off; {tile.notes}'
         seen += ok.sum()
     assert seen
 
 
-@pytest.mark.parametrize('name', SITUATIONS)
+@pytest.mark.parametrize('name', EVERY)
 def test_situation(tmp_path, name):
     folder = tmp_path / 'archive'
     folder.mkdir()
-    truth = SITUATIONS[name](folder)
+    truth = EVERY[name](folder)
     assert isinstance(truth, Truth)
     if truth.mend or (truth.refused and not truth.tiles):
         with pytest.raises(NotFoundError) as e:
             read(folder, truth)
-        assert truth.refused in one_line(str(e.value))
+        assert all(w in one_line(str(e.value)) for w in truth.refused.split(' | '))
         for k in truth.mend:
             assert f'{k}=' in str(e.value), f'the mend {k}= is not named in: {e.value}'
         if not truth.tiles:
@@ -67,9 +70,11 @@ def test_situation(tmp_path, name):
         one_line(f'{id}: {why}')
     counts = len(cat), len(report), sum(report.found.other.values())
     assert counts == (truth.tiles, truth.left, truth.other), [*report, report.found.other]
-    assert report.found.files >= report.tiles and report.tiles == len(cat)
+    assert report.tiles == len(cat) and report.found.files >= counts[1]
     if truth.refused and not truth.mend:
-        assert any(truth.refused in why for _, why in report), [*report]
+        for words in truth.refused.split(' | '):
+            assert any(words in why for _, why in report), (words, [*report])
+    assert cat.table.id.is_unique
     if truth.factors:
         assert {t[:10] for t in cat.table.time} == set(truth.factors)
     for i, row in enumerate(cat.table.itertuples()):
@@ -77,4 +82,5 @@ def test_situation(tmp_path, name):
         notes = '; '.join(tile.notes)
         assert not [w for w in truth.notes if w not in notes], notes
         compare(tile, row, truth)
-        assert abs(tile.gaps - truth.gaps) < 1e-4, (tile.gaps, notes)
+        gaps = cat.table.gaps.mean()  # of all tiles: a hole lies in one of them
+        assert abs(gaps - truth.gaps) < max(1e-4, 0.05 * truth.gaps), (tile.gaps, notes)

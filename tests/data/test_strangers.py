@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from closp_nb.core import ClospError, NotFoundError
+from closp_nb.core import ClospError, InputError, NotFoundError
 from closp_nb.data.catalog import Catalog
 from closp_nb.data.rasters import grid_of, open_raster
 from closp_nb.evidence import yaml_declared
@@ -103,7 +103,71 @@ def test_odd_names_of_folders(tmp_path, name):
         check_values(cat[i])
 
 
+@pytest.mark.parametrize(
+    'names, whose',
+    [
+        ('SR_B1 SR_B2 SR_B3 SR_B4 SR_B5 SR_B6 SR_B7', 'Landsat'),
+        ('blue green red nir08 swir16 swir22 qa_pixel', 'Landsat'),
+        ('sur_refl_b01 sur_refl_b02 sur_refl_b03 sur_refl_b04 sur_refl_b05 sur_refl_b06 sur_refl_b07', 'MODIS'),
+        ('coastal_blue blue green_i green yellow red rededge', 'PlanetScope'),
+        ('Oa04_reflectance Oa06_reflectance Oa08_reflectance red green blue nir', 'Sentinel-3'),
+    ],
+)
+def test_bands_of_another_satellite(tmp_path, names, whose):
+    write(tmp_path / 'scene.tif', TRUTH[:7], names.split())
+    with pytest.raises(NotFoundError, match=f'is of {whose}'):
+        read(tmp_path)
+    cat, _ = read(tmp_path, bands=L2A[:7])  # unless the user knows better
+    check_values(cat[0])
+
+
+def test_a_ratio_is_no_band(tmp_path):
+    db = np.random.default_rng(0).normal(0, 2, (2, 120, 120)) - np.array([11, 17])[:, None, None]
+    x = np.concatenate([db, db[:1] - db[1:], db[:1] * 0 + 38]).astype('float32')
+    head = dict(driver='GTiff', count=4, height=120, width=120, dtype='float32', crs='EPSG:32633', transform=NORTH)
+    with rasterio.open(tmp_path / 'a.tif', 'w', **head) as d:
+        d.write(x)
+        d.descriptions = ['VV', 'VH', 'VV/VH', 'angle']
+    cat, _ = read(tmp_path)
+    assert abs(cat[0].pixels - db).max() < 1e-3
+
+
 # ---- numbers
+
+
+def store(path, x, scales=(), offsets=(), **options):
+    "A GeoTIFF of these very numbers."
+    head = dict(driver='GTiff', count=len(x), height=120, width=120, dtype=x.dtype, crs='EPSG:32633', transform=NORTH)
+    with rasterio.open(path, 'w', **head | options) as d:
+        d.write(x)
+        d.descriptions = L2A
+        if scales:
+            d.scales, d.offsets = scales, offsets or [0] * 12
+
+
+def test_bands_of_different_scales(tmp_path):
+    store(tmp_path / 'a.tif', np.rint(TRUTH * 1e4).astype('uint16'), scales=[1e-4] * 11 + [2e-4])
+    with pytest.raises(NotFoundError, match='differ in scale or type'):
+        read(tmp_path)
+
+
+def test_an_offset_without_a_scale(tmp_path):
+    store(tmp_path / 'a.tif', np.rint(TRUTH * 1e4 + 1000).astype('uint16'), [1] * 12, [-1000] * 12)
+    cat, _ = read(tmp_path)
+    check_values(cat[0])
+    store(tmp_path / 'a.tif', (TRUTH + 0.1).astype('float32'), [1] * 12, [-0.1] * 12)
+    cat, _ = read(tmp_path)
+    check_values(cat[0])
+
+
+@pytest.mark.parametrize('fill', [-1, -999, -1000, -9999, -10000, -32768])
+@pytest.mark.parametrize('how, dtype', [(1e4, 'int16'), (1, 'float32')])
+def test_a_fill_that_nobody_declared(tmp_path, fill, how, dtype):
+    x = np.rint(TRUTH * how) if dtype == 'int16' else TRUTH * how
+    x[:, :40] = fill
+    store(tmp_path / 'a.tif', x.astype(dtype))
+    cat, _ = read(tmp_path)
+    assert abs(cat[0].gaps - 1 / 3) < 1e-3 and abs(cat[0].pixels[:, 40:] - TRUTH[:, 40:]).max() < 1e-3, cat[0].notes
 
 
 def test_whole_range_of_16_bits(tmp_path):
@@ -159,7 +223,37 @@ def test_a_web_map_at_ten_metres(tmp_path):
     assert 120 <= grid.height < 125  # 20 "metres" are 9.98 there
 
 
+def test_bands_of_different_types(tmp_path):
+    bands(tmp_path)
+    with rasterio.open(tmp_path / 'B01.tif') as d:
+        head = d.profile | dict(dtype='float32')
+    with rasterio.open(tmp_path / 'B01.tif', 'w', **head) as d:
+        d.write(TRUTH[:1].astype('float32'))
+    with pytest.raises(NotFoundError, match='differ in scale or type'):
+        read(tmp_path)
+
+
+def test_an_offset_that_is_no_number(tmp_path):
+    with pytest.raises(InputError, match='a number such as 1000'):
+        read(tmp_path, offset=float('nan'))
+
+
 # ---- files
+
+
+@pytest.mark.parametrize('twin', ['B04.tiff', 'b4.tif'])
+def test_two_files_of_one_band(tmp_path, twin):
+    bands(tmp_path)
+    write(tmp_path / twin, TRUTH[3] / 2)
+    with pytest.raises(NotFoundError, match='are both B04; keep one'):
+        read(tmp_path)
+
+
+def test_a_head_left_behind_spoils_itself_alone(tmp_path):
+    write(tmp_path / 'a.tif', names=L2A)
+    (tmp_path / 'MTD_MSIL2A.xml').write_text('<a/>')
+    cat, report = read(tmp_path)
+    assert (len(cat), len(report), report.found.files) == (1, 1, 2)
 
 
 def test_what_cannot_be_opened_is_told(tmp_path):

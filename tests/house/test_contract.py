@@ -238,7 +238,7 @@ HOME = {  # library -> packages or rooms whose exported code may import it
     'ipyevents': 'explorer.cards',
     'rasterio': 'data synthetic',
     'pystac': 'stac',
-    'h5py': 'data synthetic.archives',
+    'h5py': 'data synthetic',
     'hdf5plugin': 'data.hdf5 data.archives synthetic.archives',
     'pyproj': 'geodesy search.filters',
     'geopandas': 'data.catalog search.filters',
