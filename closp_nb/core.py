@@ -434,9 +434,7 @@ def _write_beside(path, overwrite, folder):
 def atomic_write(
     path: str | Path,  # file to write
     overwrite: bool = False,  # replace it if it is there
-) -> AbstractContextManager[
-    Path
-]:  # a path to write to, renamed to `path` at the end; raises `InputError` if `path` is taken
+) -> AbstractContextManager[Path]:  # a path to write to; raises `InputError` if the name is taken
     "Write a file beside, then rename it; what a kill leaves, the next writer removes."
     return _write_beside(path, overwrite, False)
 
@@ -444,9 +442,7 @@ def atomic_write(
 def atomic_folder(
     path: str | Path,  # folder to write
     overwrite: bool = False,  # replace it if it is there and all in it is ours
-) -> AbstractContextManager[
-    Path
-]:  # an empty folder to fill, renamed to `path` at the end; raises `InputError` if `path` is taken
+) -> AbstractContextManager[Path]:  # an empty folder to fill; raises `InputError` if the name is taken
     "Write a folder beside, then let it take its place; what a kill leaves, the next writer removes."
     return _write_beside(path, overwrite, True)
 

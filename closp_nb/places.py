@@ -7,14 +7,14 @@ __all__ = ['JUNK', 'PACKED', 'local_path', 'display_name', 'walk_files', 'file_f
            'files_line', 'Report']
 
 # %% ../nbs/0_basics/09_places.ipynb #91ac0004
+import csv
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-import pandas as pd
-from .core import MARK, ClospError, DamagedError, Skipped
+from .core import MARK, ClospError, DamagedError, Skipped, no_formula
 from .evidence import guess_lines, is_guess
 
 # %% ../nbs/0_basics/09_places.ipynb #91ac0006
@@ -201,6 +201,7 @@ class Report:
 
     def save(self, path: str | Path, before: str = '') -> None:
         "Write what was left out as a table, below the text of an older one."
-        rows = [(o.id, o.kind, o.reason) for o in self.left]
-        text = pd.DataFrame(rows, columns=['id', 'kind', 'reason']).to_csv(index=False, header=not before)
-        Path(path).write_text(before + text, encoding='utf-8')
+        with open(path, 'w', encoding='utf-8', newline='') as f:
+            f.write(before or 'id,kind,reason\n')
+            rows = ([no_formula(v) for v in (o.id, o.kind, o.reason)] for o in self.left)
+            csv.writer(f, lineterminator='\n').writerows(rows)

@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 import numpy as np
 from .core import DamagedError, IncompatibleError, NotFoundError
+from .units import baseline_offset
 
 # %% ../nbs/0_basics/08_safe.ipynb #5afe0006
 class ProductFolder:
@@ -107,7 +108,7 @@ def xml_offset(
     scale, baseline = (x.get(k, ['?'])[0] for k in (f'{prefix}QUANTIFICATION_VALUE', 'PROCESSING_BASELINE'))
     try:
         offsets = {-float(o) for o in x.get(key, ())} or {0.0}
-        shifted = 4 <= float(baseline) < 99  # 99.99 marks processing outside ESA, without offset
+        shifted = baseline_offset(baseline) > 0
     except ValueError as e:
         raise DamagedError(
             f'{head} holds words where numbers belong (baseline {baseline[:20]!r}); fetch the product again'

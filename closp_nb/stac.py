@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import urlopen
 from .core import ClospError, DamagedError, InputError, MissingDependencyError, NotFoundError, stored_path
+from .units import baseline_in, baseline_offset
 from .names import all_files, band_name, check_satellite, named_unit, some_files
 from .evidence import Declared, settle
 from .sensors import S1, S2, S2L1C
@@ -57,9 +58,7 @@ def item_baseline(
     p = item.properties
     said = [v for k, v in p.items() if k.endswith('processing_baseline') or k == 'processing:version']
     names = ' '.join(str(v) for k, v in p.items() if k.endswith(('product_uri', 'product_id'))) + f' {item.id}_'
-    if not said and (m := re.search(r'_N(\d\d)(\d\d)_', names)):
-        return f'{m[1]}.{m[2]}'
-    return str(said[0]) if said else ''
+    return str(said[0]) if said else baseline_in(names)
 
 
 def item_offset(
@@ -71,8 +70,11 @@ def item_offset(
     if any(v is True for v in flags.values()):
         return 0.0, 'item', f'{next(iter(flags))} is true'
     if baseline := item_baseline(item):
-        offset = 1000.0 if 4 <= float(baseline) < 99 else 0.0
-        return offset, 'item', f'baseline {baseline}' + (f', {next(iter(flags))} is false' if flags else '')
+        return (
+            baseline_offset(baseline),
+            'item',
+            f'baseline {baseline}' + (f', {next(iter(flags))} is false' if flags else ''),
+        )
     add, scale = band_fact(asset, 'offset'), band_fact(asset, 'scale') or 1e-4
     return (None, 'item', '') if add is None else (round(-add / scale, 6) + 0.0, 'item', 'the offset of its bands')
 
@@ -101,7 +103,7 @@ def check_inside(
     if not root:
         return
     for f in files:
-        if not f.startswith('/vsi') and not Path(f).resolve().is_relative_to(Path(root).resolve()):
+        if not f.startswith(('/vsicurl/', '/vsis3/')) and not Path(f).resolve().is_relative_to(Path(root).resolve()):
             raise InputError(f'STAC item {item.id} names {f}, outside of {root}; give a folder that holds both')
 
 # %% ../nbs/0_basics/07_stac.ipynb #57ac00f2

@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 from ..core import ClospError, DamagedError, IncompatibleError, InputError, NotFoundError, Skipped
 from ..sensors import ALL_SENSORS, S1, S2, S2L1C, Sensor, Tile, sensor
-from ..units import product_offset
+from ..units import baseline_in, product_offset
 from ..names import band_name, band_names, check_satellite, finest_files, named_unit, polarisation, sensor_of
 from ..names import all_files, cube_layers, CUBES, some_files, SUFFIXES, time_in, without_band
 from ..evidence import Declared, settle, split_declared, yaml_declared
@@ -57,8 +57,7 @@ def _offset(declared, *claims):
 
 def _baseline(path):
     "What the baseline in a product's name says of the offset."
-    m = re.search(r'_N(\d\d)(\d\d)_', str(path))
-    return product_offset(path), 'name', f'baseline {m[1]}.{m[2]}' if m else ''
+    return product_offset(path), 'name', f'baseline {baseline_in(path)}'
 
 
 def _scene(declared, id, s, files, notes=(), **about):
@@ -179,8 +178,8 @@ def loose_scene(
         with open_raster(first) as d:
             if d.dtypes[0] == 'uint16':
                 raise InputError(
-                    f'{Path(first).name} has 16 bits, in which EO Browser stores reflectance x 65535, and scripts '
-                    'store reflectance x 10000; say scale=1.5259e-05 or scale=0.0001'
+                    f'{Path(first).name} has 16 bits and does not say of what: reflectance x 10000, or stretched over '
+                    'all numbers (x 65535); say scale=0.0001 or scale=1.5259e-05'
                 )
     about = dict(offset=offset, unit=declared.unit, time=day or time, nodata=0, cloud=_cloud(by), labels=labels)
     return _checked(_scene(declared, name, s, bands, (*note, *when), **about), facts)
@@ -243,9 +242,7 @@ def _layer_scene(declared, path, id, names, layers, time, note=(), tags=None):
 # %% ../../nbs/1_data/13_products.ipynb #13d0cb00
 def geotiff_scene(
     path: str | Path,  # a raster with all bands; or its address
-    bands: Iterable[
-        str | None
-    ] = (),  # one name per band of the file, None to leave one out; the file's own if left out
+    bands: Iterable[str | None] = (),  # a name for each band of the file, None leaves one out; the file's own else
     sensor: Sensor | None = None,  # told by the names if left out
     **facts,  # more of `Declared`: unit, offset, scale, nodata, ...
 ) -> Scene:  # raises `NotFoundError` (nameless or missing bands) or `InputError` (a list of the wrong length)

@@ -114,22 +114,23 @@ def test_no_way_out_of_a_shard(folder, home, way):
         read(folder / MAIN, key)
 
 
-def image(shape, **kwargs):
+def claimed(name, shape, **kwargs):
+    "Put a dataset of any size in the place of a tile's own."
+
     def claim(folder, key, shard):
         with h5py.File(folder / shard, 'a') as f:
-            del f[key]['image']
-            f[key].create_dataset('image', shape, **{'dtype': 'f4'} | kwargs)
+            del f[key][name]
+            f[key].create_dataset(name, shape, **{'dtype': 'f4'} | kwargs)
 
     return claim
+
+
+def image(shape, **kwargs):
+    return claimed('image', shape, **kwargs)
 
 
 def coords(shape, **kwargs):
-    def claim(folder, key, shard):
-        with h5py.File(folder / shard, 'a') as f:
-            del f[key]['coords']
-            f[key].create_dataset('coords', shape, **{'dtype': 'f4'} | kwargs)
-
-    return claim
+    return claimed('coords', shape, **kwargs)
 
 
 def long_labels(folder, key, shard):

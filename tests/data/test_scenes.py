@@ -17,7 +17,8 @@ from closp_nb.core import MissingDependencyError, NotFoundError, Skipped
 from closp_nb.sensors import S1, S2, S2L1C, Tile
 from closp_nb.data.products import find_scenes, geotiff_scene, loose_scene, safe_scene, sar_scene, stac_scenes
 from closp_nb.data.scenes import Scene, area_labels, check_labels, class_window, scene_tiles
-from closp_nb.synthetic.products import baseline_offset, ground, GROUND_CRS, RESOLUTION, SAR_PRODUCTS, stored_band
+from closp_nb.units import baseline_offset
+from closp_nb.synthetic.products import ground, GROUND_CRS, RESOLUTION, SAR_PRODUCTS, stored_band
 from closp_nb.synthetic.products import write_safe, write_sar_pair, write_stac
 
 ROOT = Path(__file__).resolve().parent.parent.parent
