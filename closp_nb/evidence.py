@@ -167,8 +167,10 @@ def guess_lines(
     out = []
     for what, (id, why) in first.items():
         fact, _, value = what.partition(' ')
-        mend = dict(unit=f"; say unit='{value}' if that is so", offset=f'; say offset={value} if that is so').get(
-            fact, ''
-        )
+        mend = ''
+        if fact in ('offset', 'nodata'):
+            mend = f'; say {fact}={value} if that is so'
+        elif fact == 'unit' or value in ('VV VH', 'VH VV'):
+            mend = f"; say {fact}='{value.replace(' ', ',')}' if that is so"
         out.append(f'guessed: {what}, of {many[what]} tiles: in {id} {why}{mend}')
     return out

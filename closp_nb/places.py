@@ -11,7 +11,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from .core import MARK, ClospError, DamagedError, Skipped, no_formula
@@ -104,14 +104,15 @@ class Found:
     seen: set = field(default_factory=set)  # files that belong to a scene or to a refusal
     root: str = ''  # of the walk; names are relative to it
 
-    def take(self, where: str | Path, make: Callable, files: Iterable = ()) -> None:
+    def take(self, where: str | Path, make: Callable, files: Sequence = ()) -> None:
         "Add the scenes that `make` makes, unless their files were taken before."
         try:
             new = make()
             for s in new if isinstance(new, Iterator | list) else [new]:
                 self.add(where, s)
         except ClospError as e:
-            self.refuse(where, e)
+            alone = files and Path(where) == Path(self.root)  # loose in the folder that is walked: name the file
+            self.refuse(files[0] if alone else where, e)
         self.seen.update(map(os.path.abspath, files))
 
     def refuse(self, where: str | Path, error: str | ClospError) -> None:

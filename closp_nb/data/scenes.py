@@ -222,9 +222,8 @@ class _Rasters(_Layers):
         if np.nanmax(x, initial=0) >= 65535 or np.nanmin(x, initial=0) <= -9999:
             odd = np.isin(x, _MISSING)
             if odd.any():
-                value = x[odd][0]
-                x[odd] = np.nan
-                notes = (f'{odd.mean():.2%} of the numbers are {value:g} and count as missing; say nodata={value:g}',)
+                fill, x[odd] = f'{x[odd][0]:g}', np.nan
+                notes = (f'nodata {fill} (pixels: {odd.mean():.2%} are {fill} and count as missing)',)
         gap = np.isnan(x)
         if self.zeros.any() and gap.any() and not self.scene.offset and len(x) > 1:
             # what other bands saw is dark, not missing; but not at the edge of what was seen
@@ -232,8 +231,8 @@ class _Rasters(_Layers):
             x[gap & ~edge & self.zeros[:, None, None]] = 0.0
         x[:, (x == 0).all(0)] = np.nan  # nothing in any band is a gap, declared or not
         if len(x) > 2 and (same := (x < 0).all(0) & (x == x[0]).all(0)).any():  # so is one negative in all of them
-            notes += (f'{same.mean():.2%} of the pixels are {x[0][same][0]:g} in all bands and count as missing',)
-            x[:, same] = np.nan
+            fill, x[:, same] = f'{x[0][same][0]:g}', np.nan
+            notes += (f'nodata {fill} (pixels: {same.mean():.2%} are {fill} in all bands and count as missing)',)
         return x, notes
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a50008
@@ -314,7 +313,7 @@ def _converted(scene, x):
     odd = (x < s.plausible[0]) | (x > s.plausible[1])
     if odd.any():
         x = np.where(odd, np.nan, x)
-        notes.append(f'{odd.mean():.2%} of the numbers are beyond belief and count as missing; declare nodata')
+        notes.append(f'numbers beyond belief (pixels: {odd.mean():.2%} count as missing; declare nodata)')
     return x, tuple(notes)
 
 # %% ../../nbs/1_data/12_scenes.ipynb #12a5000b

@@ -370,3 +370,26 @@ def test_the_scale_of_an_item_is_not_told_by_the_user(tmp_path):
     cat, _ = read(tmp_path)
     assert abs(cat[0].pixels - 2 * TRUTH).max() < 1e-3
     assert [n for n in cat[0].notes if 'scale' in n] == ['scale 0.0002 (item: its bands)']
+
+
+def test_a_fill_that_nobody_declared_is_printed(tmp_path):
+    "It stood in the notes of the tiles alone; whoever indexed the folder did not hear of it."
+    rng = np.random.default_rng(0)
+    x = (-12 + rng.normal(0, 2, (2, 120, 120))).astype('float32')
+    x[:, :10, :10] = -9999
+    with rasterio.open(tmp_path / 's1.tif', 'w', driver='GTiff', count=2, height=120, width=120, dtype=x.dtype) as d:
+        d.write(x)
+        d.descriptions = ('VV', 'VH')
+    cat, report = Catalog.from_rasters(tmp_path, progress=False)
+    assert any('guessed: nodata -9999, of 1 tiles' in s and 'say nodata=-9999' in s for s in report.lines())
+    assert not any('-9999' in s for s in Catalog.from_rasters(tmp_path, nodata=-9999, progress=False)[1].lines())
+
+
+def test_a_refused_file_is_named(tmp_path):
+    "A loose band file in the folder itself was named '.'."
+    name = 'LC08_L2SP_193023_20210711_SR_B4.tif'
+    with rasterio.open(tmp_path / name, 'w', driver='GTiff', count=1, height=120, width=120, dtype='uint16') as d:
+        d.write(np.full((1, 120, 120), 900, 'uint16'))
+    with pytest.raises(NotFoundError, match='Landsat') as e:
+        Catalog.from_rasters(tmp_path, progress=False)
+    assert f': {name}: ' in str(e.value)
